@@ -1,0 +1,1 @@
+"""Models of the reference implementation, in plain PyTorch."""

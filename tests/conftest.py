@@ -1,0 +1,40 @@
+"""What all tests share: skips that say why, and that fail where the library is required (continuous integration)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+import pytest
+
+MODULES = {"mpi": "mpi4py", "horovod": "horovod", "dali": "nvidia.dali"}
+
+
+def is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent package of a dotted name is missing
+        return False
+
+
+def require(word: str) -> None:
+    """Skip the test if the library behind ``word`` is missing; fail if HPCAI500_REQUIRE names it."""
+    module = MODULES[word]
+    if is_installed(module):
+        return
+    message = f"{module} is not installed; `make test` installs it"
+    if word in os.environ.get("HPCAI500_REQUIRE", "").split(","):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(name="require")
+def require_fixture() -> Callable[[str], None]:
+    return require
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for word in MODULES:
+        if item.get_closest_marker(word):
+            require(word)
