@@ -48,7 +48,15 @@ class Bottleneck(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         x = self.bn3(self.conv3(x))
-        return self.relu(x + shortcut)
+        output: Tensor = self.relu(x + shortcut)
+        return output
+
+
+def _make_stage(in_channels: int, width: int, num_blocks: int, *, stride: int, variant: Variant) -> nn.Sequential:
+    """Bottlenecks of one width; the first one takes the stride."""
+    first = Bottleneck(in_channels, width, stride=stride, variant=variant)
+    others = [Bottleneck(width * EXPANSION, width, variant=variant) for _ in range(num_blocks - 1)]
+    return nn.Sequential(first, *others)
 
 
 class ResNet50(nn.Module):
@@ -63,22 +71,19 @@ class ResNet50(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = 64
-        for index, (num_blocks, width) in enumerate(zip(STAGE_BLOCKS, STAGE_WIDTHS, strict=True), start=1):
-            blocks = []
-            for block in range(num_blocks):
-                stride = 2 if index > 1 and block == 0 else 1
-                blocks.append(Bottleneck(channels, width, stride=stride, variant=variant))
-                channels = width * EXPANSION
-            self.add_module(f"layer{index}", nn.Sequential(*blocks))
+        self.layer1 = _make_stage(64, STAGE_WIDTHS[0], STAGE_BLOCKS[0], stride=1, variant=variant)
+        self.layer2 = _make_stage(256, STAGE_WIDTHS[1], STAGE_BLOCKS[1], stride=2, variant=variant)
+        self.layer3 = _make_stage(512, STAGE_WIDTHS[2], STAGE_BLOCKS[2], stride=2, variant=variant)
+        self.layer4 = _make_stage(1024, STAGE_WIDTHS[3], STAGE_BLOCKS[3], stride=2, variant=variant)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(STAGE_WIDTHS[3] * EXPANSION, num_classes)
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+        scores: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return scores
 
     def _initialise(self) -> None:
         for module in self.modules():

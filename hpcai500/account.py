@@ -1,0 +1,129 @@
+"""The account a rank keeps while it trains: where each nanosecond went, what it lost, which samples it used.
+
+``PhaseTimer`` splits time, ``EpochAccount`` turns it into ledger lines: one a window of steps, one an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from hpcai500.collector import StepRecorder
+from hpcai500.errors import DivergedError
+from hpcai500.ledger import LedgerWriter
+from hpcai500.pipelines.pipeline import Batch
+from hpcai500.pipelines.sampling import sample_digest
+
+STEP_PHASES = ("data_wait", "forward_backward", "communication", "optimizer")
+
+
+class PhaseTimer:
+    """Splits the passing time into phases and loses none: a lap gives all time since the last lap to a phase."""
+
+    def __init__(self) -> None:
+        self.phase_ns = dict.fromkeys(STEP_PHASES, 0)
+        self._last_ns = time.perf_counter_ns()
+
+    def lap(self, phase: str) -> None:
+        """Give the time since the last lap to ``phase``."""
+        now_ns = time.perf_counter_ns()
+        self.phase_ns[phase] += now_ns - self._last_ns
+        self._last_ns = now_ns
+
+    def move(self, source: str, target: str, amount_ns: int) -> None:
+        """Move time that was spent inside one phase on behalf of another."""
+        self.phase_ns[source] -= amount_ns
+        self.phase_ns[target] += amount_ns
+
+    def take(self) -> dict[str, int]:
+        """Return the time of each phase since the last take, in ns, and begin anew."""
+        taken, self.phase_ns = self.phase_ns, dict.fromkeys(STEP_PHASES, 0)
+        return taken
+
+
+class EpochAccount:
+    """The account of one epoch on one rank.
+
+    A window of ``report_steps`` steps is one ledger line. Losses are looked at in every step on a CPU; on a CUDA
+    device a look waits for the device, so they are looked at when the window is full.
+    """
+
+    def __init__(
+        self, ledger: LedgerWriter, recorder: StepRecorder, *, rank: int, epoch: int, report_steps: int, on_cuda: bool
+    ) -> None:
+        self._ledger, self._recorder = ledger, recorder
+        self._rank, self._epoch, self._report_steps, self._on_cuda = rank, epoch, report_steps, on_cuda
+        self._losses: list[Tensor] = []
+        self._window_ns = dict.fromkeys(STEP_PHASES, 0)
+        self._window_samples = self._window_first_step = self._num_checked = 0
+        self._loss_sum = 0.0
+        self._steps = self._samples = self._digest = 0
+        self._learning_rates: list[float] = []
+
+    def enter_step(self, batch: Batch, loss: Tensor, learning_rate: float, timer: PhaseTimer) -> None:
+        """Enter a finished step.
+
+        Raises:
+            DivergedError: its loss is not finite, or one of the window's on a CUDA device.
+            RecordError: the ledger cannot be written.
+        """
+        self._steps += 1
+        self._samples += len(batch.ids)
+        self._digest = (self._digest + sample_digest(batch.ids)) % 2**64
+        self._learning_rates = [*self._learning_rates[:1], learning_rate]
+        self._losses.append(loss)
+        self._window_samples += len(batch.ids)
+        window_is_full = len(self._losses) == self._report_steps
+        if window_is_full or not self._on_cuda:
+            self._check_losses()
+        timer.lap("forward_backward")  # on a CUDA device looking at the losses waited for forward and backward
+        phase_ns = timer.take()
+        for phase, amount_ns in phase_ns.items():
+            self._window_ns[phase] += amount_ns
+        self._recorder.add(phase_ns)
+        if window_is_full:
+            self._close_window()
+
+    def close(self, *, skipped: int, epoch_digest: int | None) -> None:
+        """Write the last window and the epoch's line.
+
+        Args:
+            skipped: pictures of the epoch that this rank left out because they do not decode.
+            epoch_digest: digest over the samples of all ranks, as the seed implies it; rank 0 writes it.
+        """
+        if self._losses:
+            self._check_losses()
+            self._close_window()
+        value = {"epoch": self._epoch, "steps": self._steps, "samples": self._samples, "skipped": skipped}
+        value |= {"sample_digest": str(self._digest)}
+        value |= {"learning_rate_first": self._learning_rates[0], "learning_rate_last": self._learning_rates[-1]}
+        if epoch_digest is not None:
+            value["epoch_digest"] = str(epoch_digest)
+        self._ledger.write("epoch_end", value)
+
+    def _check_losses(self) -> None:
+        for offset, loss in self._unchecked_losses():
+            value = float(loss)
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss of rank {self._rank} is {value} at epoch {self._epoch}, step "
+                    f"{self._window_first_step + offset}; try a lower learning rate, a longer warm-up or precision fp32"
+                )
+            self._loss_sum += value
+
+    def _unchecked_losses(self) -> Iterator[tuple[int, Tensor]]:
+        first, self._num_checked = self._num_checked, len(self._losses)
+        return enumerate(self._losses[first:], start=first)
+
+    def _close_window(self) -> None:
+        value = {"epoch": self._epoch, "first_step": self._window_first_step, "num_steps": len(self._losses)}
+        value |= {"samples": self._window_samples, "loss_sum": self._loss_sum}
+        value |= {"learning_rate": self._learning_rates[-1], "duration_ns": sum(self._window_ns.values())}
+        value |= {f"{phase}_ns": amount_ns for phase, amount_ns in self._window_ns.items()}
+        self._ledger.write("window", value)
+        self._window_first_step += len(self._losses)
+        self._losses, self._num_checked, self._window_samples, self._loss_sum = [], 0, 0, 0.0
+        self._window_ns = dict.fromkeys(STEP_PHASES, 0)
