@@ -69,8 +69,6 @@ class ResNet50Workload:
         warmup_steps = self.settings["warmup_epochs"] * steps_per_epoch
         if step < warmup_steps:
             return float(peak * (step + 1) / warmup_steps)
-        if self.settings["learning_rate_schedule"] == "constant":
-            return float(peak)
         progress = (step - warmup_steps) / max(1.0, num_epochs * steps_per_epoch - warmup_steps)
         return float(0.5 * peak * (1.0 + math.cos(math.pi * progress)))
 

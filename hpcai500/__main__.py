@@ -1,0 +1,51 @@
+"""The umbrella command ``hpcai500``; each sub-command lives in the module that does its work.
+
+Run as ``hpcai500 COMMAND ...`` or ``python -m hpcai500 COMMAND ...``. A module is imported only when its command is
+called, so that ``hpcai500 --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from hpcai500.command import run_command
+from hpcai500.version import __version__
+
+COMMANDS = {
+    "submit": ("hpcai500.submit", "train, assemble a submission and verify it"),
+    "train": ("hpcai500.train", "one rank of a run; started by submit or by a job script"),
+    "verify": ("hpcai500.verify", "decide whether a submission is valid"),
+    "data": ("hpcai500.data", "prepare, generate, inspect and check data files"),
+}
+EPILOG = """examples:
+  hpcai500 data prepare mini --output data/mini.h5
+  hpcai500 submit --size mini --ranks 2 --runs 2 --data data/mini.h5
+  hpcai500 verify runs/NAME/submission.json
+
+`hpcai500 COMMAND --help` explains a command."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 good, 1 failed or invalid, 2 wrong use, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] in COMMANDS:
+        module = import_module(COMMANDS[arguments[0]][0])
+        return run_command(f"hpcai500 {arguments[0]}", module, arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="hpcai500",
+        description="Measures how fast a machine trains real models to a quality.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hpcai500 {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (_, text) in COMMANDS.items():
+        subparsers.add_parser(name, help=text, add_help=False)
+    parser.parse_args(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

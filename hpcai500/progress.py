@@ -1,0 +1,156 @@
+"""Follows a run through the ledger that its rank 0 writes, and shows how far it is.
+
+It reads files only, so it works wherever the run folder can be read, and neither disturbs nor is needed by the run.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LEDGER_NAME = "ledger/rank-00000.jsonl"
+PLAIN_PERIOD_S = 10.0  # between two lines where the output is not a terminal
+
+
+@dataclass
+class RunState:
+    """What is known of a run so far.
+
+    Attributes:
+        phase: what it is doing, in words.
+        step: steps done over all epochs; num_steps in all, 0 while unknown.
+        samples_per_s: of all ranks, in the last window.
+        loss: mean of rank 0's last window.
+        quality: of the last evaluation, None before the first.
+    """
+
+    phase: str = "starting"
+    step: int = 0
+    num_steps: int = 0
+    epoch: int = 0
+    num_epochs: int = 0
+    samples_per_s: float = 0.0
+    loss: float | None = None
+    quality: float | None = None
+
+    def describe(self) -> str:
+        parts = [self.phase]
+        if self.num_epochs:
+            parts.append(f"epoch {min(self.epoch + 1, self.num_epochs)}/{self.num_epochs}")
+        if self.loss is not None:
+            parts.append(f"{self.samples_per_s:.1f} images/s, loss {self.loss:.3f}")
+        if self.quality is not None:
+            parts.append(f"quality {self.quality:.4f}")
+        return ", ".join(parts)
+
+
+class RunFollower:
+    """Reads what a run has written since the last look.
+
+    Args:
+        run_folder: folder of the run; it need not exist yet.
+        num_epochs: epochs it will train.
+        num_ranks: its ranks, each of which does the same number of steps.
+    """
+
+    def __init__(self, run_folder: Path, *, num_epochs: int, num_ranks: int) -> None:
+        self.state = RunState(num_epochs=num_epochs)
+        self._path = run_folder / LEDGER_NAME
+        self._num_ranks = num_ranks
+        self._offset = 0
+        self._steps_per_epoch = 0
+
+    def poll(self) -> RunState:
+        """Take in the new lines; a line that is still being written is left for the next time."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            self._offset += len(whole)
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                self._take(entry["event"], entry["value"])
+        return self.state
+
+    def _take(self, event: str, value: dict[str, Any]) -> None:
+        state = self.state
+        if event == "data_open":
+            state.phase = "building the model"
+            self._steps_per_epoch = value["steps_per_epoch"]
+            state.num_steps = self._steps_per_epoch * state.num_epochs
+        elif event == "clock_start":
+            state.phase = "training"
+        elif event == "window":
+            state.phase, state.epoch = "training", value["epoch"]
+            done_in_epoch = value["first_step"] + value["num_steps"]
+            state.step = value["epoch"] * self._steps_per_epoch + done_in_epoch
+            state.loss = value["loss_sum"] / value["num_steps"]
+            state.samples_per_s = value["samples"] * self._num_ranks / (value["duration_ns"] / 1e9)
+        elif event == "epoch_end":
+            state.phase = "evaluating"
+        elif event == "evaluation":
+            state.phase, state.quality = "training", value["quality"]
+        elif event == "run_close":
+            state.phase = value["status"]
+
+
+class ProgressDisplay:
+    """Shows a run while it goes on: a bar on a terminal, a line every ten seconds elsewhere.
+
+    Used as a context manager around the call that waits for the run.
+    """
+
+    def __init__(self, follower: RunFollower, *, title: str, console: Console | None = None) -> None:
+        self._follower, self._title = follower, title
+        self._console = console or Console(stderr=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressDisplay:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _show(self) -> None:
+        if self._console.is_terminal:
+            self._show_bar()
+        else:
+            self._show_lines()
+
+    def _show_bar(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[details]}"), console=self._console) as progress:
+            task = progress.add_task(self._title, total=None, details="starting")
+            while not self._stop.wait(0.25):
+                self._update(progress, task)
+            self._update(progress, task)
+
+    def _update(self, progress: Progress, task: Any) -> None:
+        state = self._follower.poll()
+        progress.update(task, total=state.num_steps or None, completed=state.step, details=state.describe())
+
+    def _show_lines(self) -> None:
+        shown, shown_at_s = "", 0.0
+        while True:
+            stopping = self._stop.wait(0.25)
+            state = self._follower.poll()
+            line = f"{self._title}: step {state.step}/{state.num_steps or '?'}, {state.describe()}"
+            if line != shown and (stopping or time.monotonic() - shown_at_s >= PLAIN_PERIOD_S):
+                self._console.print(line, highlight=False, soft_wrap=True)
+                shown, shown_at_s = line, time.monotonic()
+            if stopping:
+                return
