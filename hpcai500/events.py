@@ -1,0 +1,178 @@
+"""The events of a ledger and what each carries: the one place that both the writer and the readers use.
+
+A run writes them in the order in which they stand here. All ranks write all of them, except ``evaluation`` and
+``checkpoint``, which only rank 0 writes. Durations are monotonic time; ``wall_ns`` is the wall clock (Unix time), so
+that the two can be compared. Epochs count from 0; the ``epoch`` of an evaluation is the number of epochs completed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Duration = Annotated[int, Meta(ge=0)]
+UnixTime = Annotated[int, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Digest64 = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]  # decimal text: JSON readers lose integers beyond 2**53
+Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all events; ``EVENT`` is the word that stands in the ledger."""
+
+    EVENT: ClassVar[str]
+
+
+class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rank is up. ``config_sha256`` is that of the bytes of config.json."""
+
+    EVENT: ClassVar[str] = "run_open"
+    format: Literal[1]
+    run_id: Text
+    rank: Count
+    num_ranks: Positive
+    local_rank: Count
+    host: Text
+    pid: Count
+    config_sha256: Sha256
+    wall_ns: UnixTime
+    monotonic_ns: Count
+    package_version: Text
+
+
+class DataOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data is open; counts are those of both splits as used, steps and drops those of one epoch of all ranks."""
+
+    EVENT: ClassVar[str] = "data_open"
+    dataset_sha256: Sha256
+    source: Text
+    num_train_samples: Positive
+    num_validation_samples: Positive
+    num_classes: Positive
+    steps_per_epoch: Positive
+    dropped_per_epoch: Count
+
+
+class ModelBuilt(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model is built and its FLOP counted (convention in rules/workloads)."""
+
+    EVENT: ClassVar[str] = "model_built"
+    num_parameters: Positive
+    flop_forward_per_sample: Positive
+    flop_training_per_sample: Positive
+    image_size: Positive
+    num_classes: Positive
+
+
+class ClockStart(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ranked clock starts: before the first training batch is read."""
+
+    EVENT: ClassVar[str] = "clock_start"
+    wall_ns: UnixTime
+
+
+class Window(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Some consecutive steps of one epoch. ``loss_sum`` adds the rank's mean loss of each step."""
+
+    EVENT: ClassVar[str] = "window"
+    epoch: Count
+    first_step: Count
+    num_steps: Positive
+    samples: Count
+    loss_sum: NotNegative
+    learning_rate: NotNegative
+    duration_ns: Duration
+    data_wait_ns: Duration
+    forward_backward_ns: Duration
+    communication_ns: Duration
+    optimizer_ns: Duration
+
+
+class EpochEnd(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An epoch is over.
+
+    ``sample_digest`` is the sum of the mixed ids this rank trained on, modulo 2**64; rank 0 adds ``epoch_digest``, the
+    same over the whole epoch's order, which the sum over ranks must equal.
+    """
+
+    EVENT: ClassVar[str] = "epoch_end"
+    epoch: Count
+    steps: Positive
+    samples: Count
+    skipped: Count
+    sample_digest: Digest64
+    learning_rate_first: NotNegative
+    learning_rate_last: NotNegative
+    epoch_digest: Digest64 | msgspec.UnsetType = msgspec.UNSET
+
+
+class EvaluationShard(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rank has evaluated its part of the validation set; ``loss_sum`` is over samples."""
+
+    EVENT: ClassVar[str] = "evaluation_shard"
+    epoch: Positive
+    samples: Count
+    correct: Count
+    loss_sum: NotNegative
+    duration_ns: Duration
+
+
+class Evaluation(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole validation set is evaluated (rank 0); ``loss`` is the mean over samples."""
+
+    EVENT: ClassVar[str] = "evaluation"
+    epoch: Positive
+    samples: Positive
+    correct: Count
+    quality: Fraction
+    loss: NotNegative
+
+
+class Checkpoint(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checkpoint is written (rank 0); ``path`` is relative to the run folder."""
+
+    EVENT: ClassVar[str] = "checkpoint"
+    epoch: Count
+    path: Text
+    sha256: Sha256
+    duration_ns: Duration
+
+
+class ClockStop(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ranked clock stops: after the last evaluation."""
+
+    EVENT: ClassVar[str] = "clock_stop"
+    wall_ns: UnixTime
+
+
+class RunClose(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The last event of every ledger; ``reason`` is empty where the run completed."""
+
+    EVENT: ClassVar[str] = "run_close"
+    status: Literal["completed", "failed", "interrupted"]
+    reason: str
+    wall_ns: UnixTime
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.EVENT: event
+    for event in (
+        RunOpen,
+        DataOpen,
+        ModelBuilt,
+        ClockStart,
+        Window,
+        EpochEnd,
+        EvaluationShard,
+        Evaluation,
+        Checkpoint,
+        ClockStop,
+        RunClose,
+    )
+}

@@ -1,0 +1,231 @@
+"""The ledger of a rank: an append-only event log in which every line carries the digest of the line before it.
+
+A line is ``{"seq", "time_ns", "event", "value", "prev"}`` in JSON: ``prev`` is the sha256 of the previous line's bytes
+without its newline (64 zeros for the first), ``time_ns`` is Unix time at opening plus monotonic time since, so that it
+never steps back. A line is written by one ``write`` to a file opened for appending: a crash loses at most that line.
+
+The chain shows what was altered or lost by accident. It stops nobody who recomputes it; the checks of hpcai500/checks
+look at what the events say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from hpcai500.errors import RecordError
+from hpcai500.events import EVENTS, Event
+from hpcai500.finding import Finding
+
+FIRST_PREV = "0" * 64
+MAX_LINE_BYTES = 1 << 20  # no event comes near it; a longer line is hostile
+SYNCED = frozenset({"run_open", "clock_start", "evaluation", "checkpoint", "clock_stop", "run_close"})
+
+
+class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line as it stands in the file."""
+
+    seq: int
+    time_ns: int
+    event: str
+    value: msgspec.Raw
+    prev: str
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A line as read: ``seq`` is its number from 0, ``value`` an object of hpcai500.events."""
+
+    seq: int
+    time_ns: int
+    event: str
+    value: Event
+
+
+class LedgerWriter:
+    """Writes the ledger of one rank. Use as a context manager, or call ``close``."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Create the file and its folder.
+
+        Raises:
+            RecordError: the file exists, or cannot be created.
+        """
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError as error:
+            message = f"ledger {str(self.path)!r} exists and is never overwritten; use another run folder"
+            raise RecordError(message) from error
+        except OSError as error:
+            raise RecordError(f"cannot create ledger {str(self.path)!r} ({error.strerror})") from error
+        self.wall_ns = time.time_ns()
+        """Unix time at opening; what run_open reports."""
+        self.monotonic_ns = time.monotonic_ns()
+        """Monotonic time at opening; what run_open reports."""
+        self._seq = 0
+        self._prev = FIRST_PREV
+        self._num_bytes = 0
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, event: str, value: Event | Mapping[str, object]) -> int:
+        """Append one event and return its ``time_ns``.
+
+        Raises:
+            RecordError: a number is not finite, the disk is full, or the file cannot be written; what was written
+                before stays whole.
+        """
+        assert not self._is_closed, "the ledger is closed"
+        assert event in EVENTS, f"{event} is not an event of hpcai500.events"
+        typed = msgspec.convert(msgspec.to_builtins(value), EVENTS[event])
+        for name, number in msgspec.structs.asdict(typed).items():
+            if isinstance(number, float) and not math.isfinite(number):
+                message = f"{name} of event {event} is {number!r}, and a ledger takes finite numbers only"
+                raise RecordError(f"{message}; close the run as failed instead")
+        time_ns = self.wall_ns + time.monotonic_ns() - self.monotonic_ns
+        line = msgspec.json.encode(
+            _Line(self._seq, time_ns, event, msgspec.Raw(msgspec.json.encode(typed)), self._prev)
+        )
+        self._append(line + b"\n", sync=event in SYNCED)
+        self._prev = hashlib.sha256(line).hexdigest()
+        self._seq += 1
+        return time_ns
+
+    def _append(self, line: bytes, *, sync: bool) -> None:
+        """Write one line whole or not at all."""
+        try:
+            num_written = os.write(self._file, line)
+            while num_written < len(
+                line
+            ):  # a short write: the disk is full, or a signal came; the next call says which
+                num_written += os.write(self._file, line[num_written:])
+            if sync:
+                os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, self._num_bytes)  # drop the part of this line that was written
+            message = (
+                f"cannot write ledger {str(self.path)!r} ({error.strerror}); its {self._seq} earlier events are safe"
+            )
+            raise RecordError(message) from error
+        self._num_bytes += len(line)
+
+    def close(self) -> None:
+        """Bring the file to the disk and close it; a second call does nothing.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise RecordError(f"cannot bring ledger {str(self.path)!r} to the disk ({error.strerror})") from error
+        finally:
+            os.close(self._file)
+
+
+def read_ledger(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """Yield the events of a ledger.
+
+    Raises:
+        RecordError: the file cannot be read, or a line is not a ledger's line; names the line.
+    """
+    for item in scan_ledger(path):
+        if isinstance(item, Entry):
+            yield item
+        elif item.rule != "ledger.chain":
+            raise RecordError(str(item))
+
+
+def check_chain(path: str | os.PathLike[str]) -> list[Finding]:
+    """All that is wrong with the form of a ledger; empty if nothing is.
+
+    Rules: ``ledger.torn`` (a crash cut the last line), ``ledger.line`` (not a line of a ledger), ``ledger.event``
+    (unknown event), ``ledger.value`` (an event does not carry what it should), ``ledger.chain`` (a line was altered,
+    lost, added or moved), ``ledger.empty``.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    return [item for item in scan_ledger(path) if isinstance(item, Finding)]
+
+
+def scan_ledger(path: str | os.PathLike[str]) -> Iterator[Entry | Finding]:
+    """Yield every event that can be read and, where it is met, every finding about the form (see ``check_chain``).
+
+    Memory does not grow with the file.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+    decoder = msgspec.json.Decoder(_Line)
+    values = {name: msgspec.json.Decoder(event) for name, event in EVENTS.items()}
+    prev, number = FIRST_PREV, -1
+    for number, raw in enumerate(_read_lines(Path(path))):
+        place = f"{path}:{number + 1}"
+        if not raw.endswith(b"\n"):
+            if len(raw) < MAX_LINE_BYTES:
+                expected = "a line that ends (the last one may be cut by a crash)"
+                yield Finding(rule="ledger.torn", place=place, expected=expected, found=f"{len(raw)} bytes, no end")
+            else:
+                expected = f"lines under {MAX_LINE_BYTES} bytes"
+                yield Finding(rule="ledger.line", place=place, expected=expected, found="a longer one")
+            return
+        line = raw[:-1]
+        try:
+            head = decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            yield Finding(rule="ledger.line", place=place, expected="a line of a ledger", found=str(error))
+        else:
+            yield from _check_link(head, number, prev, place)
+            yield _decode_value(head, values, place)
+        prev = hashlib.sha256(line).hexdigest()
+    if number < 0:
+        yield Finding(rule="ledger.empty", place=str(path), expected="at least one event", found="an empty file")
+
+
+def _check_link(head: _Line, number: int, prev: str, place: str) -> Iterator[Finding]:
+    if head.seq != number:
+        yield Finding(rule="ledger.chain", place=place, expected=f"seq {number}", found=f"seq {head.seq}")
+    if head.prev != prev:
+        yield Finding(rule="ledger.chain", place=place, expected=f"prev {prev}", found=f"prev {head.prev}")
+
+
+def _decode_value(head: _Line, values: Mapping[str, msgspec.json.Decoder[Event]], place: str) -> Entry | Finding:
+    if head.event not in values:
+        expected = f"one of {', '.join(values)}"
+        return Finding(rule="ledger.event", place=place, expected=expected, found=repr(head.event)[:100])
+    try:
+        value = values[head.event].decode(head.value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        expected = f"what event {head.event} carries"
+        return Finding(rule="ledger.value", place=place, expected=expected, found=str(error))
+    return Entry(head.seq, head.time_ns, head.event, value)
+
+
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """Yield lines with their newline; one that does not end, or is too long, comes last and without."""
+    try:
+        with path.open("rb") as file:
+            while raw := file.readline(MAX_LINE_BYTES):
+                yield raw
+    except OSError as error:
+        raise RecordError(f"cannot read ledger {str(path)!r} ({error.strerror})") from error
