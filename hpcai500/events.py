@@ -135,7 +135,7 @@ class Evaluation(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A checkpoint is written (rank 0); ``path`` is relative to the run folder."""
+    """A checkpoint is written (rank 0); ``path`` is relative to the run's folder checkpoints/."""
 
     EVENT: ClassVar[str] = "checkpoint"
     epoch: Count
@@ -152,7 +152,7 @@ class ClockStop(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RunClose(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last event of every ledger; ``reason`` is empty where the run completed."""
+    """The last event of every ledger; ``reason`` says in a sentence what ended the run."""
 
     EVENT: ClassVar[str] = "run_close"
     status: Literal["completed", "failed", "interrupted"]

@@ -125,20 +125,27 @@ class LedgerWriter:
             raise RecordError(message) from error
         self._num_bytes += len(line)
 
-    def close(self) -> None:
+    def close(self, status: str | None = None, reason: str = "") -> None:
         """Bring the file to the disk and close it; a second call does nothing.
+
+        Args:
+            status: "completed", "failed" or "interrupted": what became of the run, written as the event run_close. None
+                leaves the ledger without its last event, as a killed rank would.
+            reason: why, in a sentence.
 
         Raises:
             RecordError: the disk refuses.
         """
         if self._is_closed:
             return
-        self._is_closed = True
         try:
+            if status is not None:
+                self.write("run_close", {"status": status, "reason": reason, "wall_ns": time.time_ns()})
             os.fsync(self._file)
         except OSError as error:
             raise RecordError(f"cannot bring ledger {str(self.path)!r} to the disk ({error.strerror})") from error
         finally:
+            self._is_closed = True
             os.close(self._file)
 
 

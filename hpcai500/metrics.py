@@ -1,0 +1,143 @@
+"""The figures of the benchmark as pure functions of counts and times.
+
+Conventions: ``flop`` is a count, ``flops`` a rate in flop/s; a multiply-add is 2 flop. Times are in seconds, qualities
+fractions of 1. Sources are those of rules/workloads/resnet50.toml.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+
+RESNET50_BLOCKS = (3, 4, 6, 3)  # He et al., CVPR 2016 (arXiv 1512.03385), table 1, column "50-layer"
+RESNET50_WIDTHS = (64, 128, 256, 512)  # same table; a bottleneck puts out four times its width
+
+
+def flops(flop: float, duration_s: float) -> float:
+    """Rate of ``flop`` operations in ``duration_s`` seconds, in flop/s."""
+    assert duration_s > 0
+    return flop / duration_s
+
+
+def vflops(flops: float, achieved_quality: float, target_quality: float, exponent: float) -> float:
+    """Valid FLOPS: flops x (achieved quality / target quality) ^ exponent, in flop/s.
+
+    Source: the BenchCouncil talk of 2021 ("AIBench Scenario"), with exponent 5 for image classification; the published
+    ranking of 2020 reproduces with 10. No cap on the ratio is stated anywhere.
+    """
+    assert target_quality > 0
+    return flops * math.pow(achieved_quality / target_quality, exponent)
+
+
+def flops_2020(flop_per_sample: float, epochs: int, num_train_samples: int, duration_s: float) -> float:
+    """Rate in the convention of the published ranking of 2020: a constant a sample, all epochs of the rules, in flop/s.
+
+    For ResNet-50 23e9 x 90 x 1,281,167 / wall time; never to be mixed with counted flop.
+    """
+    return flops(flop_per_sample * epochs * num_train_samples, duration_s)
+
+
+def resnet50_flop(image_size: int, num_classes: int, *, variant: str = "v1.5") -> tuple[int, int]:
+    """FLOP of one sample through ResNet-50: forward, and forward with backward (closed form).
+
+    Convolutions and the last matrix product only. Backward does each of them twice more, save the first convolution,
+    whose input needs no gradient. Architecture: He et al. 2016, table 1; v1.5 strides in the 3x3 convolution of a
+    bottleneck, v1 in its first 1x1.
+    """
+    assert variant in ("v1", "v1.5")
+    side = _halved(image_size)
+    first = _convolution_flop(side, 3, 64, 7)
+    forward, in_channels = first, 64
+    side = _halved(side)  # the max pooling
+    for stage, (num_blocks, width) in enumerate(zip(RESNET50_BLOCKS, RESNET50_WIDTHS, strict=True)):
+        for block in range(num_blocks):
+            out_side = _halved(side) if stage > 0 and block == 0 else side
+            forward += _convolution_flop(out_side if variant == "v1" else side, in_channels, width, 1)
+            forward += _convolution_flop(out_side, width, width, 3)
+            forward += _convolution_flop(out_side, width, 4 * width, 1)
+            if block == 0:  # the shortcut's projection
+                forward += _convolution_flop(out_side, in_channels, 4 * width, 1)
+            side, in_channels = out_side, 4 * width
+    forward += 2 * in_channels * num_classes
+    return forward, 3 * forward - first
+
+
+def _halved(side: int) -> int:
+    """Side of the output of a convolution or pooling with stride 2 and padding of half its kernel."""
+    return (side + 1) // 2
+
+
+def _convolution_flop(out_side: int, in_channels: int, out_channels: int, kernel: int) -> int:
+    """FLOP of a square convolution: 2 for each product of an output value's receptive field."""
+    return 2 * out_side * out_side * out_channels * in_channels * kernel * kernel
+
+
+def time_to_quality(times_s: Sequence[float], qualities: Sequence[float], target: float) -> float | None:
+    """Time of the first evaluation at or above the target, in the unit of ``times_s``; None if none reached it.
+
+    Works for epochs in place of times.
+    """
+    reached = (time for time, quality in zip(times_s, qualities, strict=True) if quality >= target)
+    return next(reached, None)
+
+
+def interpolated_time_to_quality(times_s: Sequence[float], qualities: Sequence[float], target: float) -> float | None:
+    """Time at which the line through the evaluations first meets the target; None if no evaluation reached it.
+
+    Linear between an evaluation below the target and the next, which is at or above it: finer than the period of
+    evaluation, on which variation over seeds would otherwise be quantised. Where the first evaluation is already at the
+    target nothing lies before it, and its own time is returned.
+    """
+    before: tuple[float, float] | None = None
+    for time, quality in zip(times_s, qualities, strict=True):
+        if quality >= target:
+            if before is None:
+                return time
+            return before[0] + (time - before[0]) * (target - before[1]) / (quality - before[1])
+        before = time, quality
+    return None
+
+
+def variation(values: Sequence[float]) -> float | None:
+    """Coefficient of variation: sample standard deviation (n - 1 in the denominator) over mean.
+
+    None for fewer than two values or a mean of 0. The benchmark's own measure of repeatability, there of epochs to
+    quality [recalled]; which standard deviation it means is stated nowhere, the sample one is our choice.
+    """
+    if len(values) < 2 or statistics.fmean(values) == 0:
+        return None
+    return statistics.stdev(values) / statistics.fmean(values)
+
+
+def median(values: Sequence[float]) -> float:
+    """Middle value; the mean of the middle two for an even number."""
+    return float(statistics.median(values))
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 500
+) -> tuple[float, float]:
+    """Percentile bootstrap confidence interval of the median (Efron and Tibshirani 1993, section 13.3).
+
+    Deterministic: the same values in any order give the same interval on every machine. With few values it says little,
+    and with one it is that value twice.
+    """
+    assert values
+    ordered = sorted(values)
+    source = random.Random(seed)
+    num_values = len(ordered)
+    medians = sorted(
+        median([ordered[int(source.random() * num_values)] for _ in range(num_values)]) for _ in range(num_resamples)
+    )
+    tail = (1 - confidence) / 2
+    return _quantile(medians, tail), _quantile(medians, 1 - tail)
+
+
+def _quantile(ordered: Sequence[float], fraction: float) -> float:
+    """Quantile of sorted values, linear between the neighbours (Hyndman and Fan 1996, definition 7)."""
+    position = fraction * (len(ordered) - 1)
+    below = math.floor(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
