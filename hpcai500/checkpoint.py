@@ -81,7 +81,8 @@ def load_checkpoint(path: Path, *, sha256: str, model: nn.Module, optimizer: Opt
     found = _sha256(path)
     if found != sha256:
         raise RecordError(
-            f"checkpoint {str(path)!r} is damaged, its sha256 is {found} and the ledger says {sha256}; use the one before"
+            f"checkpoint {str(path)!r} is damaged: its sha256 is {found} and the ledger says {sha256}; "
+            "use the one before it"
         )
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])

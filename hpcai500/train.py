@@ -51,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
                 f"run {config.run_id!r} is configured for {config.num_ranks} ranks and {comm.size} were started; "
                 f"start {config.num_ranks} or make a new run with `hpcai500 submit --ranks {comm.size}`"
             )
-        device = f"cuda:{comm.local_rank}" if config.device == "cuda" else config.device
         with recorded(args.run_folder, config, config_sha256, comm) as ledger:
-            train_rank(args.run_folder, config, comm, ledger, device=device)
+            train_rank(args.run_folder, config, comm, ledger)
         comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
         if comm.rank == 0:
             write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
@@ -61,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_rank(
-    run_folder: Path, config: RunConfig, comm: Communicator, ledger: LedgerWriter, *, device: str
-) -> None:
+def train_rank(run_folder: Path, config: RunConfig, comm: Communicator, ledger: LedgerWriter) -> None:
     """Open data, workload and engine, and train.
 
     Raises:
@@ -77,7 +74,7 @@ def train_rank(
     rules = load_edition().workload(config.workload)
     size = rules.size(config.size)
     describe_system(run_folder, comm)
-    with closing(open_data(config, rules, size, comm, device=device)) as pipeline:
+    with closing(open_data(config, rules, size, comm)) as pipeline:
         ledger.write(
             "data_open",
             {
@@ -91,7 +88,7 @@ def train_rank(
             },
         )
         workload = open_workload(
-            config.workload, config.settings, num_classes=pipeline.num_classes, num_ranks=comm.size, device=device
+            config.workload, config.settings, num_classes=pipeline.num_classes, num_ranks=comm.size, device=comm.device
         )
         flop = workload.count_flop()
         every_epochs = config.settings["checkpoint_every_epochs"]
@@ -122,7 +119,7 @@ def train_rank(
         engine.train()
 
 
-def open_data(config: RunConfig, rules: Workload, size: Size, comm: Communicator, *, device: str) -> Pipeline:
+def open_data(config: RunConfig, rules: Workload, size: Size, comm: Communicator) -> Pipeline:
     """Open the run's pipeline on this rank.
 
     Raises:
@@ -150,7 +147,7 @@ def open_data(config: RunConfig, rules: Workload, size: Size, comm: Communicator
             rank=comm.rank,
             num_ranks=comm.size,
             seed=config.seed,
-            device=device,
+            device=comm.device,
             num_workers=settings["num_workers"],
             prefetch=settings["prefetch"],
             channels_last=settings["memory_format"] == "channels_last",

@@ -1,0 +1,64 @@
+# make help explains the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?= data/mini.h5
+RANKS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint type unit bench horovod docs clean
+
+help:  ## Show this list
+	@echo "make TARGET [VARIABLE=VALUE]"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), DATA ($(DATA)), RANKS ($(RANKS))"
+
+run: $(VENV)/.installed-run $(DATA)  ## Train mini ResNet-50 twice on 2 ranks, assemble the submission and verify it
+	$(BIN)/hpcai500 submit --size mini --level free --data $(DATA) --ranks $(RANKS) $(RUN_OPTIONS)
+
+$(DATA): | $(VENV)/.installed-run
+	$(BIN)/hpcai500 data prepare mini --output $(DATA)
+
+test: $(VENV)/.installed-test horovod lint type unit  ## Install what tests need, then run ruff, mypy and pytest
+
+lint: $(VENV)/.installed-test  ## Check style and layout with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.installed-test  ## Check types with mypy
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-test  ## Run the tests; TESTS="tests/test_x.py -k word" chooses among them
+	$(BIN)/python -m pytest $(TESTS)
+
+horovod: $(VENV)/.installed-test  ## Build Horovod once into .cache/wheels and install it
+	tools/build_horovod.sh $(VENV)
+
+bench: $(VENV)/.installed-test  ## Measure the figures of benchmarks/ (an hour on two cores)
+	$(BIN)/python benchmarks/run_all.py
+
+docs: $(VENV)/.installed-test  ## Build the documentation into docs/_build/html
+	$(INSTALL) --editable '.[docs]'
+	$(BIN)/sphinx-build -W -q docs docs/_build/html
+
+clean:  ## Remove the virtual environment and caches; data and runs stay
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache docs/_build
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "hpcai500 needs Python 3.11 or later and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make run PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed-run: setup.cfg setup.py constraints.txt | $(BIN)/python
+	@echo "installing hpcai500 into $(VENV) (torch is large: this can take some minutes)"
+	$(INSTALL) --editable '.[mpi]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-run tools/install_debian_packages.sh
+	tools/install_debian_packages.sh
+	$(INSTALL) --editable '.[mpi,dali,launch,dev]'
+	@touch $@

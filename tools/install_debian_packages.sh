@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes sure that the programs exist which the tests start and pip cannot bring.
+# As root on Debian or Ubuntu it installs the packages that lack; otherwise it names them and stops.
+set -euo pipefail
+
+declare -A package_of=(
+  [g++]=g++      # builds Horovod
+  [make]=make    # likewise
+  [patch]=patch  # likewise
+)
+
+missing=()
+for program in "${!package_of[@]}"; do
+  command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+  echo "installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+else
+  echo "the tests need these packages, which only the administrator can install: ${missing[*]}" >&2
+  echo "on Debian and Ubuntu: sudo apt-get install ${missing[*]}" >&2
+  exit 1
+fi
