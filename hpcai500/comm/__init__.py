@@ -1,0 +1,1 @@
+"""How ranks talk to each other: one interface over nothing, torch.distributed, MPI and Horovod."""

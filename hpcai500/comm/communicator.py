@@ -1,0 +1,254 @@
+"""The interface through which ranks talk, and the table of those who implement it.
+
+Words are MPI's: a rank is one process of a run, 0 <= rank < size; local_rank counts within one machine.
+Every method but ``abort`` is collective: all ranks call it, in the same order.
+
+::
+
+    with closing(open_communicator("mpi")) as comm:
+        comm.broadcast_module(model)
+        exchange = comm.exchange(model, optimizer)
+        for images, labels in batches:
+            loss(exchange.module(images), labels).backward()   # gradients travel while this runs
+            exchange.finish()                                  # .grad holds the mean over ranks
+            optimizer.step()
+
+Adding one: a subclass in a module of its own, one line in COMMUNICATORS, one word in tests/test_comm.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from hpcai500.errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+ReduceOp = Literal["sum", "min", "max"]
+T = TypeVar("T")
+
+# Name on the command line -> module and class; imported only when chosen, since importing mpi4py.MPI starts MPI.
+COMMUNICATORS = {
+    "serial": ("hpcai500.comm.serial", "SerialCommunicator"),
+    "torchdist": ("hpcai500.comm.torchdist", "TorchDistCommunicator"),
+    "mpi": ("hpcai500.comm.mpi", "MpiCommunicator"),
+    "horovod": ("hpcai500.comm.horovod", "HorovodCommunicator"),
+}
+
+DEFAULT_TIMEOUT_S = 1800.0  # longer than the slowest start and checkpoint seen; a dead rank is mostly noticed at once
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is among all (rank, size) and among those on its machine (local_rank, local_size)."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+# Where each launcher tells a process its place: rank, size, local rank, local size. First complete row wins, so the
+# launcher that is started by the others stands before them (torchrun under mpiexec under srun).
+LAUNCHER_VARIABLES: dict[str, tuple[str, str, str, str]] = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "Open MPI": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    # SLURM_NTASKS is also set for the batch script, which is one process; SLURM_STEP_* only for what srun starts.
+    "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+}
+
+
+def find_place(environ: Mapping[str, str] | None = None) -> Place:
+    """The place of this process as its launcher tells it; the only rank of one if there is no launcher.
+
+    Raises:
+        UsageError: a launcher's variables do not hold numbers that fit together.
+    """
+    env = os.environ if environ is None else environ
+    for launcher, variables in LAUNCHER_VARIABLES.items():
+        if all(variable in env for variable in variables):
+            words = [env[variable] for variable in variables]
+            if launcher == "Slurm":
+                words[3] = _slurm_tasks_here(words[3], env.get("SLURM_NODEID", "0"))
+            try:
+                place = Place(*map(int, words))
+            except ValueError:
+                place = Place(0, 0, 0, 0)
+            if not (0 <= place.rank < place.size and 0 <= place.local_rank < place.local_size <= place.size):
+                told = ", ".join(f"{variable}={env[variable]!r}" for variable in variables)
+                raise UsageError(
+                    f"{launcher} tells an impossible place ({told}); ranks must count from 0 to size - 1; "
+                    "start the ranks with one launcher and do not set these variables by hand"
+                )
+            return place
+    return Place(rank=0, size=1, local_rank=0, local_size=1)
+
+
+def _slurm_tasks_here(tasks_per_node: str, node_id: str) -> str:
+    """The entry of this node in Slurm's short form, in which ``2(x3),1`` means 2,2,2,1 tasks on four nodes."""
+    counts: list[str] = []
+    for entry in tasks_per_node.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry)
+        if match:
+            counts += [match[1]] * int(match[2] or 1)
+    return counts[int(node_id)] if node_id.isdigit() and int(node_id) < len(counts) else "unknown"
+
+
+class GradientExchange(ABC):
+    """Averages the gradients of one module over all ranks, while the backward pass still computes others.
+
+    Attributes:
+        module: call this one for the forward pass; it may be a wrapper of the module that was given.
+        exposed_in_backward_ns: the part of the last backward pass in which nothing was computed and only
+            communication was waited for, in nanoseconds; 0 where all waiting happens in ``finish``.
+    """
+
+    module: nn.Module
+    exposed_in_backward_ns: int = 0
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Return when every ``.grad`` holds the mean over ranks; call it after each backward pass.
+
+        A parameter that some ranks used counts as 0 on the others; one that no rank used keeps None (or zeros).
+        """
+
+
+class Communicator(ABC):
+    """A group of ranks. ``device`` is where the gradients are: "cpu" or "cuda:N"; "cuda" means "cuda:local_rank"."""
+
+    name: str
+
+    def __init__(self, place: Place, device: str) -> None:
+        self.rank, self.size = place.rank, place.size
+        self.local_rank, self.local_size = place.local_rank, place.local_size
+        self.device = f"cuda:{place.local_rank}" if device == "cuda" else device
+
+    @abstractmethod
+    def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
+        """Element-wise sum, minimum or maximum over ranks of a host array of int64 or float64, as a new array."""
+
+    @abstractmethod
+    def allgather(self, obj: T) -> list[T]:
+        """The (picklable) objects of all ranks, in rank order, on all ranks."""
+
+    @abstractmethod
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        """The objects of all ranks, in rank order, on ``root``; None on the others."""
+
+    @abstractmethod
+    def broadcast(self, obj: T, root: int = 0) -> T:
+        """The object of ``root`` on all ranks; what the others pass is ignored."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Return when all ranks have called it."""
+
+    @abstractmethod
+    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+        """Prepare the exchange of gradients of a module that is the same on all ranks (see broadcast_module).
+
+        Args:
+            module: on ``device``; its parameters get hooks, so exchange a module only once.
+            optimizer: steps after ``finish``; it may hold parameters of this module in any order.
+            unused_parameters: some backward passes may leave parameters without gradient. torch.distributed then
+                searches the graph in every step; the others always cope.
+        """
+
+    @abstractmethod
+    def abort(self, exit_code: int) -> None:
+        """End all ranks now with this exit code (not 0); does not return. Not collective: one rank is enough."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the group in peace; collective. A second call does nothing."""
+
+    @abstractmethod
+    def _broadcast_flat(self, flat: Tensor) -> None:
+        """Overwrite a contiguous host tensor with that of rank 0."""
+
+    @abstractmethod
+    def _sum_flat(self, flat: Tensor) -> None:
+        """Overwrite a contiguous host tensor of floats with its sum over ranks."""
+
+    def broadcast_module(self, module: nn.Module) -> None:
+        """Overwrite parameters and buffers with those of rank 0."""
+        for tensors in _by_dtype([*module.parameters(), *module.buffers()]):
+            flat = _flatten(tensors)
+            self._broadcast_flat(flat)
+            _unflatten(flat, tensors)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Overwrite floating-point buffers (running statistics of normalisation) with their mean over ranks.
+
+        Each rank keeps statistics of its own samples while it trains; the mean is what an evaluation shall use.
+        """
+        for tensors in _by_dtype(buffer for buffer in module.buffers() if buffer.is_floating_point()):
+            flat = _flatten(tensors)
+            self._sum_flat(flat)
+            _unflatten(flat.div_(self.size), tensors)
+
+
+def _by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    groups: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
+
+
+def _flatten(tensors: list[Tensor]) -> Tensor:
+    import torch
+
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
+
+
+def _unflatten(flat: Tensor, tensors: list[Tensor]) -> None:
+    import torch
+
+    for part, tensor in zip(torch.split(flat, [tensor.numel() for tensor in tensors]), tensors, strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def exit_now(exit_code: int) -> None:
+    """End this process without closing anything, but with what it has printed."""
+    assert exit_code != 0, "an abort must not look like success"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def open_communicator(name: str, *, device: str = "cpu", timeout_s: float = DEFAULT_TIMEOUT_S) -> Communicator:
+    """Join the group of ranks that the launcher has started; collective.
+
+    Args:
+        name: a key of COMMUNICATORS.
+        device: where the gradients are, "cpu", "cuda" (one for each local rank) or "cuda:N".
+        timeout_s: how long a collective call waits for the others before it fails, in libraries that have deadlines
+            (torch.distributed, Horovod).
+
+    Raises:
+        UnknownNameError: there is no communicator of this name.
+        BackendUnavailableError: its library is missing or cannot work here.
+        UsageError: the launcher and the communicator do not fit together.
+    """
+    if name not in COMMUNICATORS:
+        raise UnknownNameError("communicator", name, COMMUNICATORS)
+    module, cls = COMMUNICATORS[name]
+    communicator: Communicator = getattr(importlib.import_module(module), cls)(device=device, timeout_s=timeout_s)
+    return communicator

@@ -1,0 +1,181 @@
+"""Ranks started by mpiexec or srun, talking through MPI (mpi4py).
+
+Importing mpi4py.MPI starts MPI, so it happens only when this communicator is opened; closing ends MPI, and a process
+cannot start it twice. A rank that dies without closing has not finalized MPI, so mpiexec ends the others.
+
+Gradients travel in a thread of their own (MPI_THREAD_MULTIPLE): Open MPI makes progress only inside its calls, so a
+non-blocking all-reduce started from a hook would move nothing while backward computes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from hpcai500.comm.buckets import Bucket, BucketExchange
+from hpcai500.comm.communicator import Communicator, GradientExchange, Place, ReduceOp
+from hpcai500.errors import BackendUnavailableError, RunError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+T = TypeVar("T")
+POLL_INTERVAL_S = 0.0005  # how often a rank that is early looks for the others; see MpiExchange
+
+
+def start_mpi() -> Any:
+    """Start MPI so that threads may call it, and return the module mpi4py.MPI.
+
+    Raises:
+        BackendUnavailableError: mpi4py or an MPI library is missing, or MPI does not allow several threads.
+        UsageError: MPI has already ended in this process.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "multiple"
+        # At exit mpi4py would wait for all ranks, also when this one fails: then all would hang. We finalize in close.
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise BackendUnavailableError(
+            "communicator 'mpi' needs mpi4py and an MPI library; get both with pip install 'hpcai500[mpi]'"
+        ) from error
+    if MPI.Is_finalized():
+        raise UsageError(
+            "MPI was closed in this process and cannot start again; open the communicator once per process"
+        )
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise BackendUnavailableError(
+            f"this MPI ({MPI.Get_library_version().splitlines()[0]}) allows one thread only; "
+            "choose communicator torchdist, or an MPI with MPI_THREAD_MULTIPLE"
+        )
+    return MPI
+
+
+class MpiExchange(BucketExchange):
+    """All-reduces full buckets in a thread while backward goes on.
+
+    A blocking all-reduce spins until the slowest rank arrives and takes the core from this rank's own backward pass.
+    So the thread first waits for all ranks with a barrier that it polls between short sleeps; the all-reduce itself
+    then runs at full speed.
+    """
+
+    def __init__(self, module: nn.Module, comm: Any, mpi: Any, *, device: str) -> None:
+        super().__init__(module, pin_host=device.startswith("cuda"))
+        self._comm, self._mpi = comm, mpi
+        # A stream of its own: on the default one a copy would queue behind the whole backward pass.
+        self._stream = torch.cuda.Stream(device) if device.startswith("cuda") else None  # type: ignore[no-untyped-call]
+        self._ready: queue.SimpleQueue[tuple[Bucket, torch.cuda.Event | None] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="hpcai500-mpi-exchange", daemon=True)
+        self._thread.start()
+
+    def _start(self, bucket: Bucket) -> None:
+        filled = None
+        if self._stream is not None:
+            filled = torch.cuda.current_stream(bucket.flat.device).record_event()
+        self._ready.put((bucket, filled))
+
+    def _wait(self, bucket: Bucket) -> None:
+        error = self._done.get()  # in the order of buckets
+        if error is not None:
+            raise RunError(f"exchange of gradients over MPI failed in bucket {bucket.index}") from error
+
+    def _serve(self) -> None:
+        while (job := self._ready.get()) is not None:
+            try:
+                self._average(*job)
+                self._done.put(None)
+            except Exception as error:
+                self._done.put(error)
+
+    def _average(self, bucket: Bucket, filled: torch.cuda.Event | None) -> None:
+        if self._stream is not None and filled is not None:
+            self._stream.wait_event(filled)
+            with torch.cuda.stream(self._stream):
+                bucket.host.copy_(bucket.flat, non_blocking=True)
+            self._stream.synchronize()
+        everyone_here = self._comm.Ibarrier()
+        while not everyone_here.Test():
+            time.sleep(POLL_INTERVAL_S)
+        self._comm.Allreduce(self._mpi.IN_PLACE, bucket.host.numpy(), self._mpi.SUM)
+        bucket.host.div_(self._comm.Get_size())
+        if self._stream is not None:
+            with torch.cuda.stream(self._stream):
+                bucket.flat.copy_(bucket.host, non_blocking=True)
+            self._stream.synchronize()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ready.put(None)
+        self._thread.join()
+
+
+class MpiCommunicator(Communicator):
+    """The ranks of MPI_COMM_WORLD."""
+
+    name = "mpi"
+
+    def __init__(self, *, device: str = "cpu", timeout_s: float = 0.0) -> None:
+        self._mpi = start_mpi()
+        # Own copies: messages of the user or of h5py, which use COMM_WORLD, cannot be mistaken for ours.
+        self._comm = self._mpi.COMM_WORLD.Dup()
+        local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        super().__init__(
+            Place(self._comm.Get_rank(), self._comm.Get_size(), local.Get_rank(), local.Get_size()), device
+        )
+        local.Free()
+        self._exchanges: list[tuple[MpiExchange, Any]] = []
+        self._closed = False
+
+    def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
+        values = np.asarray(values, order="C")
+        result = np.empty_like(values)
+        self._comm.Allreduce(values, result, getattr(self._mpi, op.upper()))
+        return result
+
+    def allgather(self, obj: T) -> list[T]:
+        return self._comm.allgather(obj)  # type: ignore[no-any-return]
+
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        return self._comm.gather(obj, root=root)  # type: ignore[no-any-return]
+
+    def broadcast(self, obj: T, root: int = 0) -> T:
+        return self._comm.bcast(obj, root=root)  # type: ignore[no-any-return]
+
+    def barrier(self) -> None:
+        self._comm.Barrier()
+
+    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+        comm = self._comm.Dup()  # the thread's own, so that the main thread's calls cannot mix with it
+        exchange = MpiExchange(module, comm, self._mpi, device=self.device)
+        self._exchanges.append((exchange, comm))
+        return exchange
+
+    def abort(self, exit_code: int) -> None:
+        assert exit_code != 0, "an abort must not look like success"
+        self._mpi.COMM_WORLD.Abort(exit_code)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for exchange, comm in self._exchanges:
+            exchange.close()
+            comm.Free()
+        self._comm.Free()
+        self._mpi.Finalize()
+
+    def _broadcast_flat(self, flat: Tensor) -> None:
+        # As bytes: any data type, also those MPI has no name for.
+        self._comm.Bcast(flat.view(torch.uint8).numpy(), root=0)
+
+    def _sum_flat(self, flat: Tensor) -> None:
+        self._comm.Allreduce(self._mpi.IN_PLACE, flat.numpy(), self._mpi.SUM)
