@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+BATCH = 2  # normalisation refuses a batch of one sample where the feature map has shrunk to one pixel
 CONVENTION = "2 FLOP per multiply-add; convolutions and matrix products; forward and backward as executed"
 
 
@@ -45,10 +46,12 @@ def count_flop(build_model: Callable[[], nn.Module], input_shape: tuple[int, ...
     """
     with torch.device("meta"):
         model = build_model()
-        sample = torch.empty((1, *input_shape))
+        samples = torch.empty((BATCH, *input_shape))
     with FlopCounterMode(display=False) as forward_counter, torch.no_grad():
-        model(sample)
+        model(samples)
     with FlopCounterMode(display=False) as training_counter:
-        output: Tensor = model(sample)
+        output: Tensor = model(samples)
         output.sum().backward()
-    return FlopCount(forward=forward_counter.get_total_flops(), training=training_counter.get_total_flops())
+    return FlopCount(
+        forward=forward_counter.get_total_flops() // BATCH, training=training_counter.get_total_flops() // BATCH
+    )

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -187,8 +186,8 @@ def recorded(run_folder: Path, config: RunConfig, config_sha256: str, comm: Comm
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "config_sha256": config_sha256,
-            "wall_ns": time.time_ns(),
-            "monotonic_ns": time.monotonic_ns(),
+            "wall_ns": ledger.wall_ns,
+            "monotonic_ns": ledger.monotonic_ns,
             "package_version": __version__,
         },
     )

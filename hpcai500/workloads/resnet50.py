@@ -34,7 +34,9 @@ class ResNet50Workload:
         self.num_classes = num_classes
         self.device = device
         self.global_batch_size = settings["batch_size_per_rank"] * num_ranks
-        self.memory_format = torch.channels_last if settings["memory_format"] == "channels_last" else torch.preserve_format
+        self.memory_format = (
+            torch.channels_last if settings["memory_format"] == "channels_last" else torch.preserve_format
+        )
         self.autocast_dtype = AUTOCAST_DTYPES[settings["precision"]]
         if settings["precision"] == "fp16" and not device.startswith("cuda"):
             raise UsageError(
