@@ -175,19 +175,24 @@ def check_chain(path: str | os.PathLike[str]) -> list[Finding]:
     return [item for item in scan_ledger(path) if isinstance(item, Finding)]
 
 
-def scan_ledger(path: str | os.PathLike[str]) -> Iterator[Entry | Finding]:
+def scan_ledger(path: str | os.PathLike[str], *, place: str | None = None) -> Iterator[Entry | Finding]:
     """Yield every event that can be read and, where it is met, every finding about the form (see ``check_chain``).
 
     Memory does not grow with the file.
+
+    Args:
+        path: the ledger.
+        place: how findings name it; its path by default.
 
     Raises:
         RecordError: the file cannot be read.
     """
     decoder = msgspec.json.Decoder(_Line)
     values = {name: msgspec.json.Decoder(event) for name, event in EVENTS.items()}
+    file_name = str(path) if place is None else place
     prev, number = FIRST_PREV, -1
     for number, raw in enumerate(_read_lines(Path(path))):
-        place = f"{path}:{number + 1}"
+        place = f"{file_name}:{number + 1}"
         if not raw.endswith(b"\n"):
             if len(raw) < MAX_LINE_BYTES:
                 expected = "a line that ends (the last one may be cut by a crash)"
@@ -206,7 +211,7 @@ def scan_ledger(path: str | os.PathLike[str]) -> Iterator[Entry | Finding]:
             yield _decode_value(head, values, place)
         prev = hashlib.sha256(line).hexdigest()
     if number < 0:
-        yield Finding(rule="ledger.empty", place=str(path), expected="at least one event", found="an empty file")
+        yield Finding(rule="ledger.empty", place=file_name, expected="at least one event", found="an empty file")
 
 
 def _check_link(head: _Line, number: int, prev: str, place: str) -> Iterator[Finding]:

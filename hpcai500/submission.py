@@ -1,0 +1,291 @@
+"""From run folders to a submission: the figures of a run from its ledgers, and the submission of several runs.
+
+The record types are in hpcai500.formats and can be imported from here. The verifier computes the same figures with the
+same functions, so a figure can only be wrong together with the ledgers it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcai500 import metrics
+from hpcai500.edition import Edition, Size
+from hpcai500.errors import RecordError, UsageError
+from hpcai500.events import (
+    Checkpoint,
+    ClockStart,
+    ClockStop,
+    EpochEnd,
+    Evaluation,
+    EvaluationShard,
+    ModelBuilt,
+    Window,
+)
+from hpcai500.formats import (
+    FileDigest,
+    RunConfig,
+    RunResult,
+    Submission,
+    SubmittedRun,
+    Summary,
+    System,
+    TimeParts,
+    json_schema,
+    read_config,
+    read_record,
+    write_json,
+)
+from hpcai500.record import RankLedger, RunRecord, read_run
+
+__all__ = [
+    "RunConfig",
+    "RunResult",
+    "Submission",
+    "System",
+    "assemble_submission",
+    "compute_result",
+    "json_schema",
+    "read_config",
+    "read_record",
+    "result_from_ledgers",
+    "summarise",
+    "write_json",
+]
+
+NS_PER_S = 10**9
+
+
+def result_from_ledgers(run_folder: Path, edition: Edition) -> RunResult:
+    """The figures of a run, computed from config.json and the ledgers only.
+
+    Raises:
+        RecordError: the folder cannot be read or is damaged.
+        UnknownNameError: its workload or size is not in the edition.
+    """
+    config, _ = read_config(run_folder)
+    size = edition.workload(config.workload).size(config.size)
+    return compute_result(read_run(run_folder, config), size)
+
+
+def compute_result(run: RunRecord, size: Size) -> RunResult:
+    """The figures of a run; those it did not get far enough for are None."""
+    ledgers = run.ledgers
+    ends = [ledger.values(EpochEnd) for ledger in ledgers]
+    samples = sum(end.samples for rank_ends in ends for end in rank_ends)
+    wall_s = _wall_s(ledgers)
+    train_s = max((_sum_s(ledger, Window) for ledger in ledgers), default=0.0)
+    built = ledgers[0].value(ModelBuilt) if ledgers else None
+    flop_training = built.flop_training_per_sample if built else None
+    evaluations = ledgers[0].entries_of(Evaluation) if ledgers else []
+    curve = [entry.value for entry in evaluations if isinstance(entry.value, Evaluation)]
+    qualities = [evaluation.quality for evaluation in curve]
+    epochs = [float(evaluation.epoch) for evaluation in curve]
+    start_ns = _earliest_start_ns(ledgers)
+    times_s = [(entry.time_ns - start_ns) / NS_PER_S for entry in evaluations] if start_ns is not None else []
+    quality = qualities[-1] if qualities else None
+    target = size.target_quality
+    flops = metrics.flops(samples * flop_training, wall_s) if flop_training and wall_s else None
+    old = _flops_2020(size, wall_s)
+    return RunResult(
+        run_id=run.config.run_id,
+        seed=run.config.seed,
+        status=run.status,
+        num_ranks=run.config.num_ranks,
+        epochs=min((len(rank_ends) for rank_ends in ends), default=0),
+        samples=samples,
+        skipped=sum(end.skipped for rank_ends in ends for end in rank_ends),
+        wall_s=wall_s,
+        train_s=train_s if wall_s else None,
+        parts=_time_parts(ledgers, wall_s) if wall_s else None,
+        samples_per_s=samples / wall_s if wall_s else None,
+        flop_training_per_sample=flop_training,
+        flop_total=samples * flop_training if flop_training else None,
+        flops=flops,
+        target_quality=target,
+        achieved_quality=quality,
+        vflops_exponent=size.vflops_exponent,
+        vflops=_vflops(flops, quality, target, size.vflops_exponent),
+        flops_2020=old,
+        vflops_2020=_vflops(old, quality, target, size.vflops_exponent),
+        vflops_2020_n10=_vflops(old, quality, target, 10),
+        time_to_quality_s=metrics.time_to_quality(times_s, qualities, target) if times_s else None,
+        time_to_quality_interpolated_s=(
+            metrics.interpolated_time_to_quality(times_s, qualities, target) if times_s else None
+        ),
+        epochs_to_quality=metrics.time_to_quality(epochs, qualities, target),
+        epochs_to_quality_interpolated=metrics.interpolated_time_to_quality(epochs, qualities, target),
+        loss_last=_last_loss(ledgers),
+    )
+
+
+def _vflops(flops: float | None, quality: float | None, target: float, exponent: float) -> float | None:
+    return None if flops is None or quality is None else metrics.vflops(flops, quality, target, exponent)
+
+
+def _flops_2020(size: Size, wall_s: float | None) -> float | None:
+    if size.flop_per_sample_2020 is None or wall_s is None:
+        return None
+    return metrics.flops_2020(size.flop_per_sample_2020, size.epochs, size.num_train_samples, wall_s)
+
+
+def _earliest_start_ns(ledgers: Sequence[RankLedger]) -> int | None:
+    starts = [start for ledger in ledgers if (start := ledger.time_ns(ClockStart)) is not None]
+    return min(starts, default=None)
+
+
+def _wall_s(ledgers: Sequence[RankLedger]) -> float | None:
+    """The ranked clock: earliest start to latest stop; None unless every rank stopped after it."""
+    start_ns = _earliest_start_ns(ledgers)
+    stops = [ledger.time_ns(ClockStop) for ledger in ledgers]
+    if start_ns is None or any(stop is None for stop in stops):
+        return None
+    wall_ns = max(stop for stop in stops if stop is not None) - start_ns
+    return wall_ns / NS_PER_S if wall_ns > 0 else None
+
+
+def _sum_s(ledger: RankLedger, kind: type[Window | EvaluationShard | Checkpoint], field: str = "duration_ns") -> float:
+    """Sum of one duration over all events of a kind, in seconds; summed as integers, so exact."""
+    return float(sum(getattr(value, field) for value in ledger.values(kind)) / NS_PER_S)
+
+
+def _time_parts(ledgers: Sequence[RankLedger], wall_s: float) -> TimeParts:
+    """Mean over ranks of each part; what no part accounts for is other_s, so that all add up to wall_s."""
+
+    def mean_s(kind: type[Window | EvaluationShard | Checkpoint], field: str = "duration_ns") -> float:
+        return statistics.fmean(_sum_s(ledger, kind, field) for ledger in ledgers)
+
+    parts = {
+        "data_wait_s": mean_s(Window, "data_wait_ns"),
+        "forward_backward_s": mean_s(Window, "forward_backward_ns"),
+        "communication_s": mean_s(Window, "communication_ns"),
+        "optimizer_s": mean_s(Window, "optimizer_ns"),
+        "evaluation_s": mean_s(EvaluationShard),
+        "checkpoint_s": mean_s(Checkpoint),
+    }
+    return TimeParts(**parts, other_s=wall_s - sum(parts.values()))
+
+
+def _last_loss(ledgers: Sequence[RankLedger]) -> float | None:
+    windows = [ledger.values(Window)[-1] for ledger in ledgers if ledger.values(Window)]
+    return statistics.fmean(window.loss_sum / window.num_steps for window in windows) if windows else None
+
+
+def summarise(results: Sequence[RunResult], size: Size) -> Summary:
+    """The figures of a submission: medians over its completed runs.
+
+    Raises:
+        RecordError: no run completed.
+    """
+    completed = [result for result in results if result.status == "completed"]
+    scores = [result.vflops for result in completed if result.vflops is not None]
+    if not completed or len(scores) < len(completed):
+        raise RecordError("no figures can be given: no run completed with an evaluation; a submission needs one")
+    why_not = [] if size.rankable else [f"size {size.name} is never ranked; only official size is"]
+    return Summary(
+        num_runs=len(results),
+        num_completed=len(completed),
+        vflops=metrics.median(scores),
+        vflops_interval=metrics.bootstrap_interval(scores),
+        vflops_variation=metrics.variation(scores),
+        flops=_median_of(completed, "flops") or 0.0,
+        achieved_quality=_median_of(completed, "achieved_quality") or 0.0,
+        target_quality=size.target_quality,
+        vflops_exponent=size.vflops_exponent,
+        wall_s=_median_of(completed, "wall_s") or 0.0,
+        train_s=_median_of(completed, "train_s") or 0.0,
+        epochs_to_quality_variation=_variation_of_epochs(completed),
+        flops_2020=_median_of(completed, "flops_2020"),
+        vflops_2020=_median_of(completed, "vflops_2020"),
+        vflops_2020_n10=_median_of(completed, "vflops_2020_n10"),
+        rankable=size.rankable,
+        why_not=why_not,
+    )
+
+
+def _median_of(results: Sequence[RunResult], field: str) -> float | None:
+    values = [getattr(result, field) for result in results]
+    return None if any(value is None for value in values) else metrics.median(values)
+
+
+def _variation_of_epochs(results: Sequence[RunResult]) -> float | None:
+    epochs = [result.epochs_to_quality_interpolated for result in results]
+    reached = [value for value in epochs if value is not None]
+    return metrics.variation(reached) if len(reached) == len(epochs) else None
+
+
+def assemble_submission(
+    run_folders: Sequence[Path], output: Path, edition: Edition, *, submitter: str | None = None
+) -> Submission:
+    """Write submission.json over all started runs, failed ones too.
+
+    Args:
+        run_folders: the folders of the runs, beneath the folder of ``output``.
+        output: where the submission goes; must not exist.
+        edition: the rules.
+        submitter: who submits, if that shall be said.
+
+    Raises:
+        UsageError: no run, or a folder that is not beneath the output's.
+        RecordError: a run folder cannot be read, no run completed, or the output exists.
+    """
+    if not run_folders:
+        raise UsageError("a submission needs at least one run folder, and none was given")
+    runs = [read_run(folder, read_config(folder)[0]) for folder in run_folders]
+    first = next((run for run in runs if run.status == "completed"), runs[0])
+    config = first.config
+    size = edition.workload(config.workload).size(config.size)
+    submission = Submission(
+        edition=config.edition,
+        rules_sha256=config.rules_sha256,
+        workload=config.workload,
+        level=config.level,
+        size=config.size,
+        submitter=submitter,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        data_source=config.data.source,
+        dataset_sha256=config.data.dataset_sha256,
+        system=read_record(first.folder / "system.json", System),
+        runs=[_submitted_run(run, output.parent) for run in runs],
+        summary=summarise([compute_result(run, size) for run in runs], size),
+    )
+    write_json(output, submission)
+    return submission
+
+
+def _submitted_run(run: RunRecord, base: Path) -> SubmittedRun:
+    try:
+        folder = run.folder.resolve().relative_to(base.resolve())
+    except ValueError as error:
+        message = f"run folder {str(run.folder)!r} is not beneath {str(base)!r}; write the submission above its runs"
+        raise UsageError(message) from error
+    return SubmittedRun(
+        folder=folder.as_posix(),
+        run_id=run.config.run_id,
+        seed=run.config.seed,
+        status=run.status,
+        files={path.relative_to(run.folder).as_posix(): file_digest(path) for path in _submitted_files(run.folder)},
+    )
+
+
+def _submitted_files(folder: Path) -> list[Path]:
+    """All files of a run but its checkpoints: those are large, and the ledger carries their digests."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in files if path.relative_to(folder).parts[0] != "checkpoints"]
+
+
+def file_digest(path: Path) -> FileDigest:
+    """Length and sha256 of a file, in constant memory.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileDigest(sha256=digest, size_bytes=file.tell())
+    except OSError as error:
+        raise RecordError(f"cannot read {str(path)!r} ({error.strerror})") from error
