@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ class Checkpoints:
                 os.fsync(file.fileno())
             digest = _sha256(partial)
             partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as one or the other
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise RecordError(f"checkpoint {str(path)!r} cannot be written; free some space and start again") from error
         for old in sorted(self.folder.glob("epoch-*.pt"))[:-NUM_KEPT]:
             old.unlink()

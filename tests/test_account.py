@@ -1,0 +1,89 @@
+"""The account of an epoch: no time lost, windows and sums right, the first infinite loss named."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpcai500.account import STEP_PHASES, EpochAccount, PhaseTimer
+from hpcai500.collector import StepRecorder
+from hpcai500.errors import DivergedError
+from hpcai500.ledger import LedgerWriter, read_ledger
+from hpcai500.pipelines.pipeline import Batch
+from hpcai500.pipelines.sampling import sample_digest
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[LedgerWriter]:
+    with LedgerWriter(tmp_path / "rank-00000.jsonl") as writer:
+        yield writer
+
+
+def enter_steps(account: EpochAccount, losses: list[float], *, first_id: int = 0) -> None:
+    timer = PhaseTimer()
+    for step, loss in enumerate(losses):
+        for phase in STEP_PHASES:
+            timer.lap(phase)
+        ids = np.arange(first_id + 4 * step, first_id + 4 * step + 4)
+        batch = Batch(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), ids)
+        account.enter_step(batch, torch.tensor(loss), 0.1 * (step + 1), timer)
+
+
+def open_account(ledger: LedgerWriter, tmp_path: Path, *, report_steps: int = 2, on_cuda: bool = False) -> EpochAccount:
+    recorder = StepRecorder(tmp_path / "steps.h5")
+    return EpochAccount(ledger, recorder, rank=0, epoch=3, report_steps=report_steps, on_cuda=on_cuda)
+
+
+def test_all_time_belongs_to_a_phase() -> None:
+    begin_ns = time.perf_counter_ns()
+    timer = PhaseTimer()
+    for phase in (*STEP_PHASES, *STEP_PHASES):
+        time.sleep(0.002)
+        timer.lap(phase)
+    passed_ns = time.perf_counter_ns() - begin_ns
+    timer.move("forward_backward", "communication", 1_000_000)
+    phases = timer.take()
+    assert all(amount >= 2_000_000 for amount in phases.values())
+    assert phases["communication"] - phases["forward_backward"] > 1_000_000
+    assert 16_000_000 <= sum(phases.values()) <= passed_ns
+    assert sum(timer.take().values()) == 0
+
+
+def test_windows_and_epoch_add_up(ledger: LedgerWriter, tmp_path: Path) -> None:
+    account = open_account(ledger, tmp_path)
+    enter_steps(account, [3.0, 2.0, 1.5, 1.0, 0.5])
+    account.close(skipped=1, epoch_digest=7)
+    *windows, end = (entry.value for entry in read_ledger(ledger.path))
+    assert [(window.first_step, window.num_steps, window.samples) for window in windows] == [
+        (0, 2, 8),
+        (2, 2, 8),
+        (4, 1, 4),
+    ]
+    assert [window.loss_sum for window in windows] == [5.0, 2.5, 0.5]
+    assert [window.learning_rate for window in windows] == pytest.approx([0.2, 0.4, 0.5])
+    for window in windows:
+        assert window.duration_ns == sum(getattr(window, f"{phase}_ns") for phase in STEP_PHASES)
+    assert (end.epoch, end.steps, end.samples, end.skipped, end.epoch_digest) == (3, 5, 20, 1, "7")
+    assert end.sample_digest == str(sample_digest(np.arange(20)))
+    assert (end.learning_rate_first, end.learning_rate_last) == pytest.approx((0.1, 0.5))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("on_cuda", [False, True])
+def test_the_first_infinite_loss_is_named(ledger: LedgerWriter, tmp_path: Path, bad: float, on_cuda: bool) -> None:
+    account = open_account(ledger, tmp_path, report_steps=4, on_cuda=on_cuda)
+    with pytest.raises(DivergedError, match=rf"the loss of rank 0 is {bad} at epoch 3, step 5; try"):
+        enter_steps(account, [1.0] * 5 + [bad, 1.0, bad])
+
+
+def test_on_a_cpu_training_stops_at_the_very_step(ledger: LedgerWriter, tmp_path: Path) -> None:
+    account = open_account(ledger, tmp_path, report_steps=100)
+    enter_steps(account, [1.0])
+    with pytest.raises(DivergedError, match="step 1;"):
+        enter_steps(account, [math.nan])

@@ -1,0 +1,79 @@
+"""Following a run through its ledger."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from hpcai500.ledger import LedgerWriter
+from hpcai500.progress import ProgressDisplay, RunFollower
+
+DATA_OPEN = {
+    "dataset_sha256": "0" * 64,
+    "source": "generated",
+    "num_train_samples": 80,
+    "num_validation_samples": 10,
+    "num_classes": 10,
+    "steps_per_epoch": 5,
+    "dropped_per_epoch": 0,
+}
+
+
+def window(epoch: int, first_step: int, num_steps: int) -> dict[str, object]:
+    return {
+        "epoch": epoch,
+        "first_step": first_step,
+        "num_steps": num_steps,
+        "samples": 8 * num_steps,
+        "loss_sum": 2.0 * num_steps,
+        "learning_rate": 0.1,
+        "duration_ns": num_steps * 10**9,
+        "data_wait_ns": 0,
+        "forward_backward_ns": num_steps * 10**9,
+        "communication_ns": 0,
+        "optimizer_ns": 0,
+    }
+
+
+def test_the_state_follows_the_ledger(tmp_path: Path) -> None:
+    follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2)
+    assert follower.poll().phase == "starting"
+    with LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger:
+        ledger.write("data_open", DATA_OPEN)
+        assert follower.poll().num_steps == 10
+        ledger.write("window", window(0, 0, 3))
+        state = follower.poll()
+        assert (state.step, state.samples_per_s, state.loss) == (3, 16.0, 2.0)
+        ledger.write("window", window(1, 3, 2))
+        ledger.write("evaluation", {"epoch": 2, "samples": 10, "correct": 7, "quality": 0.7, "loss": 1.0})
+        ledger.close("completed", "all epochs done")
+    state = follower.poll()
+    assert (state.step, state.quality, state.phase) == (10, 0.7, "completed")
+    assert state.describe() == "completed, epoch 2/2, 16.0 images/s, loss 2.000, quality 0.7000"
+
+
+def test_a_line_that_is_being_written_waits_for_its_end(tmp_path: Path) -> None:
+    with LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger:
+        ledger.write("data_open", DATA_OPEN)
+        ledger.write("window", window(0, 0, 3))
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole[:-20])
+    follower = RunFollower(tmp_path, num_epochs=1, num_ranks=1)
+    assert follower.poll().step == 0
+    ledger.path.write_bytes(whole)
+    assert follower.poll().step == 3
+
+
+def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path: Path) -> None:
+    output = io.StringIO()
+    with (
+        ProgressDisplay(
+            RunFollower(tmp_path, num_epochs=1, num_ranks=1), title="run 1/1", console=Console(file=output, width=40)
+        ),
+        LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger,
+    ):
+        ledger.write("data_open", DATA_OPEN)
+        ledger.write("window", window(0, 0, 5))
+    assert output.getvalue().splitlines()[-1] == "run 1/1: step 5/5, training, epoch 1/1, 8.0 images/s, loss 2.000"

@@ -1,0 +1,125 @@
+"""The workload: learning rate, optimizer, loss, evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hpcai500.edition import load_edition
+from hpcai500.errors import UnknownNameError, UsageError
+from hpcai500.pipelines.pipeline import Batch
+from hpcai500.workloads import open_workload
+
+
+def open_resnet50(size: str = "official", *, num_ranks: int = 1, **overrides: Any) -> Any:
+    settings = load_edition().workload("resnet50").resolve(size, "free", overrides)
+    return open_workload("resnet50", settings, num_classes=10, num_ranks=num_ranks, device="cpu")
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> None:
+    workload = open_resnet50()
+    rate = lambda step: workload.learning_rate(step, steps_per_epoch=100, num_epochs=90)  # noqa: E731
+    assert rate(0) == pytest.approx(0.256 / 800)
+    assert rate(399) == pytest.approx(0.128)
+    assert rate(799) == pytest.approx(0.256)
+    assert rate(800 + 8200 // 2) == pytest.approx(0.128)  # half way down
+    assert 0 < rate(8999) < 1e-6
+
+
+@pytest.mark.parametrize(("batch", "ranks", "peak"), [(256, 1, 0.256), (256, 8, 2.048), (32, 2, 0.064)])
+def test_the_peak_is_linear_in_the_global_batch(batch: int, ranks: int, peak: float) -> None:
+    workload = open_resnet50(num_ranks=ranks, batch_size_per_rank=batch)
+    rates = [workload.learning_rate(step, steps_per_epoch=10, num_epochs=90) for step in range(900)]
+    assert max(rates) == pytest.approx(peak)
+
+
+def test_without_warm_up_the_first_step_has_the_peak_rate() -> None:
+    assert open_resnet50(warmup_epochs=0.0).learning_rate(0, steps_per_epoch=5, num_epochs=1) == pytest.approx(0.256)
+
+
+def test_normalisation_parameters_and_biases_are_not_decayed() -> None:
+    workload = open_resnet50()
+    model = workload.build_model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, others = workload.build_optimizer(model).param_groups
+    assert decayed["weight_decay"] == pytest.approx(1 / 32768)
+    assert others["weight_decay"] == 0
+    assert {names[id(p)].split(".")[-1] for p in others["params"]} == {"weight", "bias"}
+    assert all(
+        "bn" in names[id(p)] or "downsample.1" in names[id(p)] or names[id(p)] == "fc.bias" for p in others["params"]
+    )
+    assert len(decayed["params"]) == 54  # 53 convolutions and the matrix of the last layer
+    assert len(decayed["params"]) + len(others["params"]) == len(names)
+
+
+def test_decaying_everything_is_possible_by_setting() -> None:
+    workload = open_resnet50(weight_decay_on_norm_and_bias=True)
+    groups = workload.build_optimizer(workload.build_model()).param_groups
+    assert [group["weight_decay"] for group in groups] == [pytest.approx(1 / 32768)]
+
+
+class FixedScores(nn.Module):
+    """Stands for a trained model: puts out the scores it is given."""
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scores
+
+
+def batch_of(labels: list[int]) -> Batch:
+    return Batch(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels), np.arange(len(labels)))
+
+
+def test_the_loss_is_cross_entropy_with_label_smoothing_as_the_formula_says() -> None:
+    scores = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
+    workload = open_resnet50()
+    log_p = scores.log_softmax(dim=1)
+    target = torch.full((2, 3), 0.1 / 3)
+    target[0, 0] += 0.9
+    target[1, 1] += 0.9
+    expected = -(target * log_p).sum(dim=1).mean()
+    torch.testing.assert_close(workload.loss(FixedScores(scores), batch_of([0, 1])), expected)
+
+
+def test_an_evaluation_counts_hits_and_sums_the_loss_without_smoothing() -> None:
+    scores = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    counts = open_resnet50().evaluate(FixedScores(scores), batch_of([0, 1, 1]))
+    log_p = scores.log_softmax(dim=1)
+    assert (counts.samples, counts.correct) == (3, 2)
+    assert counts.loss_sum == pytest.approx(-float(log_p[0, 0] + log_p[1, 1] + log_p[2, 1]))
+
+
+def test_the_model_is_channels_last_unless_told_otherwise() -> None:
+    weight = open_resnet50().build_model().layer1[0].conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert open_resnet50(memory_format="contiguous").build_model().layer1[0].conv2.weight.is_contiguous()
+
+
+def test_bf16_runs_the_model_in_bf16_and_the_loss_in_fp32() -> None:
+    workload = open_resnet50("smoke", precision="bf16")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
+    seen: list[torch.dtype] = []
+    model[1].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    loss = workload.loss(model, batch_of([1, 2]))
+    loss.backward()
+    assert seen == [torch.bfloat16]
+    assert loss.dtype == torch.float32
+    assert model[1].weight.grad.dtype == torch.float32
+
+
+def test_fp16_on_a_cpu_is_refused_with_a_way_out() -> None:
+    with pytest.raises(UsageError, match=r"needs a CUDA device.*bf16 or fp32"):
+        open_resnet50(precision="fp16")
+
+
+def test_an_unknown_workload_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown workload 'resnet5' \(did you mean 'resnet50'\?\)"):
+        open_workload("resnet5", {}, num_classes=10, num_ranks=1, device="cpu")
