@@ -56,7 +56,7 @@ def render(encoded: Any, size: NDArray[Any], plan: BatchPlan, row: int, out: NDA
         ValueError: the picture does not decode, or has another size.
     """
     part = decode_window(encoded, size, plan.windows[row])
-    side = out.shape[0]
+    side = plan.side
     height, width = (int(length) for length in plan.resized[row])
     top, left = (int(number) for number in plan.corners[row])
     if (part.height, part.width) != (side, side) or (height, width) != (side, side):
@@ -74,7 +74,6 @@ def render_batch(
     packed: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     *,
-    side: int,
     decode_errors: str,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Decode the samples of a plan, whose bytes ``packed`` and ``offsets`` are as ``ImageSplit.read`` returns them.
@@ -84,7 +83,7 @@ def render_batch(
     Raises:
         SampleError: a picture does not decode and ``decode_errors`` is "stop".
     """
-    pictures = np.empty((len(plan.ids), side, side, 3), dtype=np.uint8)
+    pictures = np.empty((len(plan.ids), plan.side, plan.side, 3), dtype=np.uint8)
     kept: list[int] = []
     for row, index in enumerate(plan.ids):
         try:

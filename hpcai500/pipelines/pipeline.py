@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hpcai500.errors import SampleError, UnknownNameError, UsageError
 from hpcai500.pipelines import sampling
 from hpcai500.pipelines.hdf5 import ImageSplit
-
-if TYPE_CHECKING:
-    import torch
 
 PIPELINES = {
     "dali": ("hpcai500.pipelines.dali", "DaliPipeline"),
@@ -162,31 +160,24 @@ class BatchPlan(NamedTuple):
     corners: NDArray[np.int32]
     """Top and left of the square in the resized window, shape (n, 2)."""
     flips: NDArray[np.bool_]
-
-    def select(self, chosen: NDArray[Any]) -> BatchPlan:
-        """The plan for some of the samples; ``chosen`` indexes them."""
-        return BatchPlan(*(part[chosen] for part in self))
+    side: int
+    """Of the square, in pixels."""
 
 
-def plan_training(config: ImagePipelineConfig, split: ImageSplit, epoch: int, ids: NDArray[np.int64]) -> BatchPlan:
-    """Random windows and flips of training samples."""
-    side = config.train_image_size
-    windows = sampling.random_crops(
-        config.seed, epoch, ids, split.sizes[ids], area=config.crop_area, aspect=config.crop_aspect
-    )
-    flips = (
-        sampling.random_flips(config.seed, epoch, ids) if config.horizontal_flip else np.zeros(len(ids), dtype=np.bool_)
-    )
-    resized = np.full((len(ids), 2), side, dtype=np.int32)
-    return BatchPlan(ids, windows, resized, np.zeros_like(resized), flips)
-
-
-def plan_validation(config: ImagePipelineConfig, split: ImageSplit, ids: NDArray[np.int64]) -> BatchPlan:
-    """Whole pictures, resized by their short side, of which the centre is kept."""
+def plan_batch(config: ImagePipelineConfig, split: ImageSplit, epoch: int | None, ids: NDArray[np.int64]) -> BatchPlan:
+    """Random windows and flips of training samples; where ``epoch`` is None, the centres of validation pictures."""
     sizes = split.sizes[ids].astype(np.int32)
-    resized, corners = sampling.centre_crops(sizes, config.validation_resize, config.validation_image_size)
-    windows = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
-    return BatchPlan(ids, windows, resized, corners, np.zeros(len(ids), dtype=np.bool_))
+    flips = np.zeros(len(ids), dtype=np.bool_)
+    if epoch is None:
+        side = config.validation_image_size
+        resized, corners = sampling.centre_crops(sizes, config.validation_resize, side)
+        windows = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
+        return BatchPlan(ids, windows, resized, corners, flips, side)
+    side = config.train_image_size
+    windows = sampling.random_crops(config.seed, epoch, ids, sizes, area=config.crop_area, aspect=config.crop_aspect)
+    if config.horizontal_flip:
+        flips = sampling.random_flips(config.seed, epoch, ids)
+    return BatchPlan(ids, windows, np.full_like(sizes, side), np.zeros_like(sizes), flips, side)
 
 
 class ImagePipeline(ABC):
@@ -203,6 +194,11 @@ class ImagePipeline(ABC):
         self.dataset_sha256 = self.train.dataset_sha256
         self.provenance = self.train.provenance
         self.num_skipped = 0
+        self.device = torch.device(config.device)
+        mean, std = torch.tensor(config.mean, dtype=torch.float64), torch.tensor(config.std, dtype=torch.float64)
+        self._scale = (1 / (255 * std)).to(self.device, torch.float32).view(1, 3, 1, 1)
+        self._shift = (-mean / std).to(self.device, torch.float32).view(1, 3, 1, 1)
+        self._running: dict[str, Generator[Batch, None, None]] = {}
         self._check_sizes()
         shares = (self.num_train_samples, config.batch_size_per_rank, config.num_ranks)
         self.num_steps_per_epoch = sampling.num_steps(*shares)
@@ -233,9 +229,9 @@ class ImagePipeline(ABC):
             raise UsageError(
                 f"first_step = {first_step!r} is not a step of the epoch; give 0 to {self.num_steps_per_epoch}"
             )
-        return self._train_batches(epoch, first_step)
+        return self._start("train", self._train_batches(epoch, first_step))
 
-    def _train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+    def _train_batches(self, epoch: int, first_step: int) -> Generator[Batch, None, None]:
         config = self.config
         order = sampling.epoch_order(config.seed, epoch, self.num_train_samples)
         todo = [
@@ -257,6 +253,16 @@ class ImagePipeline(ABC):
         Raises:
             SampleError: a picture does not decode and ``decode_errors`` is "stop".
         """
+        return self._start("validation", self._validation_batches())
+
+    def _start(self, split: str, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+        """End the iterator of this split that is still running: workers and buffers serve one at a time."""
+        if split in self._running:
+            self._running[split].close()
+        self._running[split] = batches
+        return batches
+
+    def _validation_batches(self) -> Generator[Batch, None, None]:
         config = self.config
         shard = sampling.validation_ids(self.num_validation_samples, config.rank, config.num_ranks)
         starts = range(0, len(shard), config.validation_batch_size)
@@ -265,6 +271,12 @@ class ImagePipeline(ABC):
             self.num_skipped += len(ids) - len(batch.ids)
             if len(batch.ids):
                 yield batch
+
+    def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(x / 255 - mean) / std of bytes, shape (n, side, side, 3); returns float32, shape (n, 3, side, side)."""
+        memory_format = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        images = pictures.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return images.to(torch.float32, memory_format=memory_format).mul_(self._scale).add_(self._shift)
 
     @abstractmethod
     def _load(self, split: ImageSplit, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
@@ -276,9 +288,12 @@ class ImagePipeline(ABC):
             todo: samples of each batch.
         """
 
-    @abstractmethod
     def close(self) -> None:
-        """End workers and let go of files and buffers."""
+        """End what is running and close the files; subclasses also end their workers."""
+        for batches in self._running.values():
+            batches.close()
+        self.train.close()
+        self.validation.close()
 
 
 def open_pipeline(name: str, config: ImagePipelineConfig) -> Pipeline:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from hpcai500.errors import DataError
 from hpcai500.pipelines.decode import render_batch
 from hpcai500.pipelines.hdf5 import ImageSplit
-from hpcai500.pipelines.pipeline import Batch, ImagePipeline, ImagePipelineConfig, plan_training, plan_validation
+from hpcai500.pipelines.pipeline import Batch, ImagePipeline, ImagePipelineConfig, plan_batch
 
 
 class Request(NamedTuple):
@@ -43,16 +43,11 @@ class Renderer(Dataset[Answer]):
 
     def __getitem__(self, request: Request) -> Answer:
         config = self.config
-        if request.epoch is None:
-            plan, side = plan_validation(config, self.split, request.ids), config.validation_image_size
-        else:
-            plan, side = plan_training(config, self.split, request.epoch, request.ids), config.train_image_size
+        plan = plan_batch(config, self.split, request.epoch, request.ids)
         try:
             packed, offsets = self.split.read(request.ids, self.buffer)
             self.buffer = packed if packed.base is None else packed.base
-            pictures, ids = render_batch(
-                self.split, plan, packed, offsets, side=side, decode_errors=config.decode_errors
-            )
+            pictures, ids = render_batch(self.split, plan, packed, offsets, decode_errors=config.decode_errors)
         except DataError as error:
             return error
         return torch.from_numpy(pictures), torch.from_numpy(ids)
@@ -81,10 +76,6 @@ class TorchPipeline(ImagePipeline):
 
     def __init__(self, config: ImagePipelineConfig) -> None:
         super().__init__(config)
-        self.device = torch.device(config.device)
-        mean, std = torch.tensor(config.mean, dtype=torch.float64), torch.tensor(config.std, dtype=torch.float64)
-        self.scale = (1 / (255 * std)).to(torch.float32).view(1, 3, 1, 1).to(self.device)
-        self.shift = (-mean / std).to(torch.float32).view(1, 3, 1, 1).to(self.device)
         self.labels = {
             split.split: torch.from_numpy(split.labels.astype(np.int64)) for split in (self.train, self.validation)
         }
@@ -111,14 +102,9 @@ class TorchPipeline(ImagePipeline):
                 raise answer
             pictures, ids = answer
             labels = self.labels[split.split][ids].to(self.device, non_blocking=True)
-            yield Batch(self._normalise(pictures), labels, ids.numpy())
-
-    def _normalise(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(x / 255 - mean) / std of bytes, shape (n, side, side, 3); returns float32, shape (n, 3, side, side)."""
-        memory_format = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        images = pictures.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return images.to(torch.float32, memory_format=memory_format).mul_(self.scale).add_(self.shift)
+            yield Batch(self.normalise(pictures), labels, ids.numpy())
 
     def close(self) -> None:
         """End the workers."""
+        super().close()
         self.loaders.clear()
