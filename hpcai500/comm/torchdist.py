@@ -15,7 +15,6 @@ import inspect
 import os
 import re
 import time
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,8 +82,6 @@ class DdpExchange(GradientExchange):
     """
 
     def __init__(self, module: nn.Module, *, device: str, unused_parameters: bool) -> None:
-        if unused_parameters:  # torch warns once if all were used; "may leave out" is what the caller said
-            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
         self.module = DistributedDataParallel(
             module,
             device_ids=[torch.device(device).index or 0] if device.startswith("cuda") else None,

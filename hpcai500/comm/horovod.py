@@ -1,0 +1,122 @@
+"""Ranks talking through Horovod (0.28.1), over MPI: `make horovod` builds it, mpiexec or srun starts the ranks.
+
+Gradients travel in the buckets of ``buckets.py``, one Horovod tensor each, rather than one tensor per parameter as
+Horovod's own DistributedOptimizer sends them: Horovod refuses tensors that are not contiguous (the gradients of
+channels_last convolutions), it agrees on every tensor by messages in a cycle of its background thread, and it has no
+answer for a parameter that one rank did not use. Horovod starts its reduction as soon as all ranks have handed a
+bucket over, while backward goes on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from hpcai500.comm.buckets import Bucket, BucketExchange
+from hpcai500.comm.communicator import Communicator, GradientExchange, Place, ReduceOp, exit_now, find_place
+from hpcai500.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+T = TypeVar("T")
+
+# Milliseconds between looks of Horovod's background thread for new tensors. Its default, 1, takes a third of the
+# speed where ranks use every core (benchmarks/communicators.rst); GPUs leave cores free, so there the default stays.
+CPU_CYCLE_TIME_MS = "20"
+HOW_TO_GET = (
+    "get it with `make horovod` in the source folder of hpcai500 (plain `pip install horovod` fails: its last release "
+    "does not compile with torch 2.1 or later)"
+)
+
+
+def import_horovod() -> Any:
+    """The module horovod.torch.
+
+    Raises:
+        BackendUnavailableError: Horovod is missing, has no part for torch, or was built for another torch or MPI.
+    """
+    try:
+        return importlib.import_module("horovod.torch")
+    except (ImportError, OSError) as error:
+        raise BackendUnavailableError(f"communicator 'horovod' needs Horovod with torch; {HOW_TO_GET}") from error
+
+
+class HorovodExchange(BucketExchange):
+    """Buckets handed to Horovod's background thread."""
+
+    def __init__(self, module: nn.Module, hvd: Any, index: int) -> None:
+        super().__init__(module)
+        self._hvd, self._index = hvd, index
+        self._handles: dict[int, int] = {}
+
+    def _start(self, bucket: Bucket) -> None:
+        name = f"hpcai500.exchange{self._index}.bucket{bucket.index}"
+        self._handles[bucket.index] = self._hvd.allreduce_async_(bucket.flat, name=name, op=self._hvd.Average)
+
+    def _wait(self, bucket: Bucket) -> None:
+        self._hvd.synchronize(self._handles.pop(bucket.index))
+
+
+class HorovodCommunicator(Communicator):
+    """All ranks of the launch, in Horovod's global process set."""
+
+    name = "horovod"
+
+    def __init__(self, *, device: str = "cpu", timeout_s: float) -> None:
+        self._hvd = hvd = import_horovod()
+        if device.startswith("cuda"):
+            if not hvd.nccl_built():
+                raise BackendUnavailableError(
+                    "this Horovod was built without NCCL and cannot reduce on GPUs; "
+                    "build it again with HOROVOD_GPU_OPERATIONS=NCCL make horovod"
+                )
+            torch.cuda.set_device(find_place().local_rank if device == "cuda" else device)
+        else:
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME_MS)
+        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(timeout_s)))
+        hvd.init()
+        super().__init__(Place(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()), device)
+        self._num_exchanges = 0
+
+    def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
+        ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max}
+        tensor = torch.from_numpy(np.array(values, ndmin=1))
+        result: np.ndarray = self._hvd.allreduce(tensor, op=ops[op], name="hpcai500.allreduce").numpy()
+        return result.reshape(np.shape(values))
+
+    def allgather(self, obj: T) -> list[T]:
+        return self._hvd.allgather_object(obj, name="hpcai500.allgather")  # type: ignore[no-any-return]
+
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        objects = self.allgather(obj)  # Horovod knows no other
+        return objects if self.rank == root else None
+
+    def broadcast(self, obj: T, root: int = 0) -> T:
+        return self._hvd.broadcast_object(obj, root_rank=root, name="hpcai500.broadcast")  # type: ignore[no-any-return]
+
+    def barrier(self) -> None:
+        self._hvd.barrier()
+
+    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+        self._num_exchanges += 1
+        return HorovodExchange(module, self._hvd, self._num_exchanges)
+
+    def abort(self, exit_code: int) -> None:
+        exit_now(exit_code)  # MPI is not finalized then, so mpiexec ends the others
+
+    def close(self) -> None:
+        if self._hvd.is_initialized():
+            self.barrier()  # a shutdown on one rank fails the calls that others still wait for
+            self._hvd.shutdown()
+
+    def _broadcast_flat(self, flat: Tensor) -> None:
+        self._hvd.broadcast_(flat, root_rank=0, name="hpcai500.broadcast_flat")
+
+    def _sum_flat(self, flat: Tensor) -> None:
+        self._hvd.allreduce_(flat, op=self._hvd.Sum, name="hpcai500.sum_flat")
