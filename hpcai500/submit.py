@@ -205,7 +205,10 @@ def open_source(path: Path, size: Size, *, num_ranks: int) -> DataSource:
             f"prepare the right file with `hpcai500 data prepare`, or choose another --size"
         )
     wanted = {"training samples": size.num_train_samples, "validation samples": size.num_validation_samples}
-    found = {"training samples": info.num_train_samples, "validation samples": info.num_validation_samples}
+    found = {
+        "training samples": info.splits["train"].num_samples,
+        "validation samples": info.splits["validation"].num_samples,
+    }
     for what, number in wanted.items():
         if found[what] < number:
             raise UsageError(
