@@ -44,6 +44,10 @@ Int64Array = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
 
 
+class TruncatedError(DataError):
+    """A data file has lost its end."""
+
+
 @dataclass(frozen=True)
 class SplitTable:
     """What a file says about the samples of one split, without the pictures.
@@ -94,7 +98,7 @@ def open_images(path: str | os.PathLike[str]) -> ImageFileInfo:
         return ImageFileInfo(
             path=path,
             class_names=class_names,
-            dataset_sha256=str(file.attrs["dataset_sha256"]),
+            dataset_sha256=text_of(file.attrs["dataset_sha256"]),
             provenance=json.loads(file.attrs["provenance"]),
             splits=splits,
         )
@@ -112,7 +116,7 @@ def open_hdf5(path: Path) -> h5py.File:
     except OSError as error:
         if "truncated" in str(error):
             message = f"data file {str(path)!r} is truncated at {path.stat().st_size} bytes; copy or prepare it again"
-            raise DataError(message) from None
+            raise TruncatedError(message) from None
         if "signature not found" in str(error):
             raise DataError(
                 f"data file {str(path)!r} is not an HDF5 file; give one that `hpcai500 data prepare` wrote"
@@ -141,6 +145,11 @@ def check_kind(file: h5py.File, path: Path) -> None:
     missing += [f"attribute {name}" for name in ("provenance", "dataset_sha256") if name not in file.attrs]
     if missing:
         raise DataError(f"data file {str(path)!r} lacks {', '.join(missing)}; prepare it again")
+
+
+def text_of(attribute: str | bytes) -> str:
+    """An attribute's text; h5py gives strings of fixed size as bytes."""
+    return attribute.decode("utf-8") if isinstance(attribute, bytes) else attribute
 
 
 def _read_table(file: h5py.File, split: str, path: Path) -> SplitTable:

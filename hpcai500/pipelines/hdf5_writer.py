@@ -213,11 +213,11 @@ def _copy_all(
         for split, first, last in runs
     )
     left_bytes = sum(int(splits[split].offsets[last] - splits[split].offsets[first]) for split, first, last in runs)
-    report("pictures", total_bytes - left_bytes, total_bytes)
+    report("writing", total_bytes - left_bytes, total_bytes)
     for chunk, formats in run_tasks(functools.partial(copy_chunk, str(partial)), chunks, num_workers):
         journal.record((chunk.split, chunk.first), formats)
         left_bytes -= sum(piece.length for piece in chunk.pieces)
-        report("pictures", total_bytes - left_bytes, total_bytes)
+        report("writing", total_bytes - left_bytes, total_bytes)
 
 
 def _chunks(splits: dict[str, SplitInputs]) -> Iterator[tuple[str, int, int]]:

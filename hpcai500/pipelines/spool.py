@@ -1,8 +1,8 @@
 """Makes pictures that do not exist as files yet (enlarged, generated) so that hdf5_writer.py can pack them.
 
-The writer must know all sizes first, and a made picture's size is only known once it is made. So workers make them once,
-into files of ``every`` pictures each in a folder beside the output; the folder goes when the output is complete. A
-finished file is never made again, so a killed conversion resumes.
+The writer must know all sizes first, and a made picture's size is only known once it is made. So workers make them
+once, into files of ``ENCODE_EVERY`` pictures each in a folder beside the output; the folder goes when the output is
+complete. A finished file is never made again, so a killed conversion resumes.
 """
 
 from __future__ import annotations
