@@ -1,4 +1,4 @@
-"""Communicators: every check of tests/mpi/conformance.py, for each communicator and number of ranks, and what breaks."""
+"""Communicators: the checks of tests/mpi/conformance.py for each communicator and number of ranks, and what breaks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ PAIRS = [
     for num_ranks in (1, 2, 4)
     if comm != "serial" or num_ranks == 1
 ]
-RUN_RANKS = "import sys; from hpcai500.launch.local import run_ranks; sys.exit(run_ranks(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))"
+RUN_RANKS = (
+    "import sys; from hpcai500.launch.local import run_ranks;"
+    "sys.exit(run_ranks(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))"
+)
 
 
 def launch(

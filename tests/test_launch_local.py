@@ -36,7 +36,10 @@ signal.signal(signal.SIGTERM, end)
 while True:
     time.sleep(0.05)
 """
-RUN = "import sys; from hpcai500.launch.local import run_ranks; sys.exit(run_ranks(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))"
+RUN = (
+    "import sys; from hpcai500.launch.local import run_ranks;"
+    "sys.exit(run_ranks(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))"
+)
 LAUNCHES = [
     pytest.param("serial", 1, id="serial"),
     pytest.param("mpi", 2, id="mpi", marks=pytest.mark.mpi),

@@ -120,7 +120,7 @@ def run_ranks(comm: str, num_ranks: int, argv: Sequence[str], env: Mapping[str, 
                 returned = process.wait()
         finally:
             if process.poll() is None:
-                _kill(process)
+                process.terminate()
     return 128 - returned if returned < 0 else returned
 
 
@@ -146,12 +146,11 @@ def _signals_passed_on(process: subprocess.Popen[bytes], *, serial: bool) -> Ite
     def pass_on(number: int, _: FrameType | None) -> None:
         nonlocal num_received
         num_received += 1
-        ranks = find_ranks(process.pid)
-        if num_received == 1 and (ranks or serial):
-            for pid in ranks or [process.pid]:
-                _send(pid, signal.Signals(number))
-        else:
-            _kill(process)
+        ranks = [process.pid] if serial else find_ranks(process.pid)
+        for pid in ranks:
+            _send(pid, signal.Signals(number) if num_received == 1 else signal.SIGKILL)
+        if num_received > 1 or not ranks:
+            process.terminate()  # the launcher itself; it removes its files
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -175,13 +174,6 @@ def find_ranks(pid: int) -> list[int]:
     if any(variable.startswith(rank_variables) for variable in variables):
         return [pid]
     return [rank for child in children for rank in find_ranks(int(child))]
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the ranks at once; the launcher then sees them gone, removes its files and ends."""
-    for pid in find_ranks(process.pid):
-        _send(pid, signal.SIGKILL)
-    process.terminate()
 
 
 def _send(pid: int, number: signal.Signals) -> None:
