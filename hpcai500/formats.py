@@ -23,7 +23,7 @@ MAX_RECORD_BYTES = 64 << 20  # a submission of 5 runs on 10,000 ranks takes 10 M
 Form = TypeVar("Form")
 
 
-class DataReference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The data set of a run: where it lay, what it is and its content's digest."""
 
     path: Text
@@ -44,10 +44,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seed: Count
     num_ranks: Positive
     num_nodes: Positive
-    communicator: Text
-    pipeline: Text
     device: Text
-    data: DataReference
+    data: DataSource
     settings: dict[str, Any]
 
 
@@ -257,7 +255,10 @@ def _list_schema_errors(content: bytes, form: type[Any]) -> list[str]:
     import jsonschema  # type: ignore[import-untyped]
 
     validator = jsonschema.Draft202012Validator(json_schema(form))
-    errors = sorted(validator.iter_errors(json.loads(content)), key=lambda error: error.json_path)
+    try:
+        errors = sorted(validator.iter_errors(json.loads(content)), key=lambda error: error.json_path)
+    except (ValueError, RecursionError):  # deeper or odder than the library takes; what msgspec said must do
+        return []
     return [f"{error.json_path}: {error.message[:300]}" for error in errors]
 
 

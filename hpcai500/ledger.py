@@ -22,7 +22,7 @@ from typing import Self
 import msgspec
 
 from hpcai500.errors import RecordError
-from hpcai500.events import EVENTS, Event
+from hpcai500.events import EVENTS, Count, Event, UnixTime
 from hpcai500.finding import Finding
 
 FIRST_PREV = "0" * 64
@@ -33,8 +33,8 @@ SYNCED = frozenset({"run_open", "clock_start", "evaluation", "checkpoint", "cloc
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line as it stands in the file."""
 
-    seq: int
-    time_ns: int
+    seq: Count
+    time_ns: UnixTime
     event: str
     value: msgspec.Raw
     prev: str

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hpcai500.errors import RecordError
-from hpcai500.events import Event, RunClose
+from hpcai500.events import Event, RunClose, RunOpen
 from hpcai500.finding import Finding
 from hpcai500.formats import RunConfig, Status
 from hpcai500.ledger import Entry, scan_ledger
@@ -43,6 +43,11 @@ class RankLedger:
         for entry in self.entries:
             table.setdefault(entry.event, []).append(entry)
         return table
+
+    @property
+    def opened(self) -> RunOpen | None:
+        """The value of run_open."""
+        return self.value(RunOpen)
 
     def entries_of(self, kind: type[Event]) -> list[Entry]:
         """Entries of one kind of event, in order."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcai500 import metrics
-from hpcai500.edition import Edition, Size
+from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import (
     Checkpoint,
@@ -26,6 +26,7 @@ from hpcai500.events import (
     Window,
 )
 from hpcai500.formats import (
+    DataSource,
     FileDigest,
     RunConfig,
     RunResult,
@@ -42,6 +43,7 @@ from hpcai500.formats import (
 from hpcai500.record import RankLedger, RunRecord, read_run
 
 __all__ = [
+    "DataSource",
     "RunConfig",
     "RunResult",
     "Submission",
@@ -218,14 +220,14 @@ def _variation_of_epochs(results: Sequence[RunResult]) -> float | None:
 
 
 def assemble_submission(
-    run_folders: Sequence[Path], output: Path, edition: Edition, *, submitter: str | None = None
+    run_folders: Sequence[Path], output: Path, edition: Edition | None = None, *, submitter: str | None = None
 ) -> Submission:
     """Write submission.json over all started runs, failed ones too.
 
     Args:
         run_folders: the folders of the runs, beneath the folder of ``output``.
         output: where the submission goes; must not exist.
-        edition: the rules.
+        edition: the rules; those of this package by default.
         submitter: who submits, if that shall be said.
 
     Raises:
@@ -237,7 +239,7 @@ def assemble_submission(
     runs = [read_run(folder, read_config(folder)[0]) for folder in run_folders]
     first = next((run for run in runs if run.status == "completed"), runs[0])
     config = first.config
-    size = edition.workload(config.workload).size(config.size)
+    size = (edition or load_edition()).workload(config.workload).size(config.size)
     submission = Submission(
         edition=config.edition,
         rules_sha256=config.rules_sha256,

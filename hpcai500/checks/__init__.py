@@ -1,0 +1,63 @@
+"""The checks of the verifier: each looks at one concern and returns a finding for everything that is wrong with it.
+
+A check is a function ``check_*(case) -> list[Finding]``. FORM_CHECKS look at files and at the form of ledgers; only if
+the ledgers of all completed runs are whole (no finding of STRUCTURE_RULES) do CONTENT_CHECKS look at what they say,
+since a missing line would else be reported many times over. Adding a check: the function, a line here, and a broken
+submission of its own in tests/test_verify.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpcai500.checks import chain, counts, figures, form, level, times
+from hpcai500.checks.case import Case
+from hpcai500.finding import Finding
+
+Check = Callable[[Case], list[Finding]]
+
+FORM_CHECKS: tuple[Check, ...] = (
+    form.check_edition,
+    form.check_files,
+    form.check_configs,
+    form.check_system,
+    chain.check_ledgers,
+    chain.check_ranks,
+    chain.check_identity,
+    chain.check_order,
+    chain.check_status,
+    level.check_settings,
+)
+CONTENT_CHECKS: tuple[Check, ...] = (
+    level.check_number_of_runs,
+    level.check_seeds,
+    level.check_learning_rates,
+    counts.check_data,
+    counts.check_model,
+    counts.check_epochs,
+    counts.check_windows,
+    counts.check_digests,
+    counts.check_evaluations,
+    figures.check_quality,
+    figures.check_result,
+    figures.check_summary,
+    times.check_order_of_times,
+    times.check_clock,
+    times.check_durations,
+    times.check_parts,
+    times.check_wall,
+)
+STRUCTURE_RULES = frozenset(
+    {
+        "ledger.torn",
+        "ledger.line",
+        "ledger.event",
+        "ledger.value",
+        "ledger.empty",
+        "chain.ranks",
+        "chain.order",
+        "chain.status",
+        "level.missing_setting",
+        "level.setting_value",
+    }
+)

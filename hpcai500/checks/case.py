@@ -1,0 +1,63 @@
+"""What the checks look at: a submission with all of its files read, and the rules it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcai500.edition import Edition, Size, Workload
+from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, System
+from hpcai500.record import RunRecord
+
+
+@dataclass(frozen=True)
+class RunCase:
+    """One run of a submission.
+
+    Attributes:
+        submitted: what submission.json says of it.
+        place: how findings name its folder.
+        record: its configuration and ledgers.
+        config_sha256: of the bytes of its config.json.
+        result: its result.json; None where there is none, which only a run that did not complete may lack.
+        system: its system.json; None likewise.
+    """
+
+    submitted: SubmittedRun
+    place: str
+    record: RunRecord
+    config_sha256: str
+    result: RunResult | None
+    system: System | None
+
+    @property
+    def config(self) -> RunConfig:
+        """Its config.json."""
+        return self.record.config
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its ledgers say that it completed."""
+        return self.record.status == "completed"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A submission, its runs and the rules of its workload and size."""
+
+    path: Path
+    edition: Edition
+    submission: Submission
+    workload: Workload
+    size: Size
+    runs: list[RunCase]
+
+    @property
+    def place(self) -> str:
+        """How findings name the submission's file."""
+        return self.path.name
+
+    @property
+    def completed(self) -> list[RunCase]:
+        """The runs whose ledgers say that they completed."""
+        return [run for run in self.runs if run.is_complete]

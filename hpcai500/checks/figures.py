@@ -1,0 +1,85 @@
+"""Figures: everything that was derived is derived again from the ledgers and compared.
+
+Numbers agree within a relative difference of 1e-9: far above what the order of a sum changes, far below what anybody
+could gain. Not covered: a forger who changes ledgers, figures and digests all alike.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from hpcai500.checks.case import Case
+from hpcai500.errors import RecordError
+from hpcai500.events import Evaluation, EvaluationShard
+from hpcai500.finding import Finding
+from hpcai500.submission import compute_result, summarise
+
+RELATIVE_TOLERANCE = 1e-9
+
+
+def _agree(expected: object, found: object) -> bool:
+    if isinstance(expected, float) and isinstance(found, int | float) and not isinstance(found, bool):
+        return math.isclose(expected, found, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
+    if isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        return len(expected) == len(found) and all(map(_agree, expected, found))
+    return expected == found
+
+
+def _compare(rule: str, place: str, expected: object, found: object) -> list[Finding]:
+    """A finding for each field, nested ones too, in which two records of one type differ."""
+    findings = []
+    for name in getattr(expected, "__struct_fields__", ()):
+        wanted, there = getattr(expected, name), getattr(found, name)
+        if isinstance(wanted, msgspec.Struct) and isinstance(there, msgspec.Struct):
+            findings += _compare(rule, f"{place}.{name}", wanted, there)
+        elif not _agree(wanted, there):
+            findings.append(Finding(rule, f"{place}.{name}", f"{wanted!r} (recomputed)", f"{there!r}"))
+    return findings
+
+
+def check_quality(case: Case) -> list[Finding]:
+    """Every evaluation is the sum of its shards, and its quality and loss follow from its counts."""
+    findings = []
+    for run in case.completed:
+        shards: dict[int, list[EvaluationShard]] = {}
+        for ledger in run.record.ledgers:
+            for shard in ledger.values(EvaluationShard):
+                shards.setdefault(shard.epoch, []).append(shard)
+        for evaluation in run.record.ledgers[0].values(Evaluation):
+            parts = shards.get(evaluation.epoch, [])
+            samples, correct = sum(part.samples for part in parts), sum(part.correct for part in parts)
+            expected = Evaluation(
+                epoch=evaluation.epoch,
+                samples=samples,
+                correct=correct,
+                quality=correct / samples if samples else 0.0,
+                loss=sum(part.loss_sum for part in parts) / samples if samples else 0.0,
+            )
+            place = f"{run.record.ledgers[0].place}:evaluation[{evaluation.epoch}]"
+            findings += _compare("figures.quality", place, expected, evaluation)
+    return findings
+
+
+def check_result(case: Case) -> list[Finding]:
+    """Every figure of every result.json follows from the ledgers."""
+    findings = []
+    for run in case.runs:
+        if run.result is not None:
+            expected = compute_result(run.record, case.size)
+            findings += _compare("figures.result", f"{run.place}/result.json:", expected, run.result)
+    return findings
+
+
+def check_summary(case: Case) -> list[Finding]:
+    """Every figure of the submission's summary follows from the ledgers."""
+    try:
+        recomputed = summarise([compute_result(run.record, case.size) for run in case.runs], case.size)
+    except RecordError as error:
+        return [
+            Finding(
+                "figures.summary", f"{case.place}:runs", "completed runs with a clock and an evaluation", str(error)
+            )
+        ]
+    return _compare("figures.summary", f"{case.place}:summary", recomputed, case.submission.summary)

@@ -1,0 +1,106 @@
+"""Times: clocks run forward, agree with each other, and leave room for all that was done while they ran.
+
+Only completed runs are looked at. Not covered: whether the times are physically possible on that machine; somebody who
+rescales every time of every rank alike is not found out here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpcai500.checks.case import Case, RunCase
+from hpcai500.events import Checkpoint, ClockStart, ClockStop, EvaluationShard, RunClose, RunOpen, Window
+from hpcai500.finding import Finding
+from hpcai500.record import RankLedger
+
+NS_PER_S = 10**9
+SLACK_NS = 10**6  # rounding between two readings of one clock
+CLOCK_STEP_NS = NS_PER_S  # a wall clock may be set by this much while a run lasts ...
+CLOCK_DRIFT = 1e-3  # ... and be slewed by this part of the time passed; adjtime's usual limit is 5e-4
+
+
+def _ledgers(case: Case) -> Iterator[tuple[RunCase, RankLedger]]:
+    for run in case.completed:
+        for ledger in run.record.ledgers:
+            yield run, ledger
+
+
+def check_order_of_times(case: Case) -> list[Finding]:
+    """No line of a ledger is older than the line before it."""
+    findings = []
+    for _, ledger in _ledgers(case):
+        for before, entry in zip(ledger.entries, ledger.entries[1:], strict=False):
+            if entry.time_ns < before.time_ns:
+                place = f"{ledger.place}:{entry.seq + 1}:time_ns"
+                findings.append(Finding("times.order", place, f"at least {before.time_ns}", f"{entry.time_ns}"))
+    return findings
+
+
+def check_clock(case: Case) -> list[Finding]:
+    """The ranked clock of every rank runs for some time, and all ranks' clocks run at the same time."""
+    findings = []
+    for run in case.completed:
+        starts, stops = [], []
+        for ledger in run.record.ledgers:
+            start_ns, stop_ns = ledger.time_ns(ClockStart), ledger.time_ns(ClockStop)
+            assert start_ns is not None
+            assert stop_ns is not None
+            starts.append(start_ns)
+            stops.append(stop_ns)
+            if stop_ns <= start_ns:
+                place = f"{ledger.place}:clock_stop"
+                findings.append(Finding("times.clock", place, f"after clock_start, {start_ns}", f"{stop_ns}"))
+        if max(starts) >= min(stops):
+            expected = "clocks of all ranks that overlap"
+            found = f"one starts at {max(starts)}, another has stopped at {min(stops)}"
+            findings.append(Finding("times.clock", f"{run.place}/ledger", expected, found))
+    return findings
+
+
+def check_durations(case: Case) -> list[Finding]:
+    """What a rank says it spent since its clock started is never more than the time since then."""
+    findings = []
+    for _, ledger in _ledgers(case):
+        start_ns = ledger.time_ns(ClockStart)
+        assert start_ns is not None
+        spent_ns = 0
+        for entry in ledger.entries:
+            if isinstance(entry.value, Window | EvaluationShard | Checkpoint):
+                spent_ns += entry.value.duration_ns
+                passed_ns = entry.time_ns - start_ns
+                if spent_ns > passed_ns + SLACK_NS:
+                    place = f"{ledger.place}:{entry.seq + 1}:duration_ns"
+                    expected = f"durations that fit into the {passed_ns} ns since clock_start"
+                    findings.append(Finding("times.durations", place, expected, f"{spent_ns} ns in all"))
+                    break
+    return findings
+
+
+def check_parts(case: Case) -> list[Finding]:
+    """The parts of a window are at most its duration."""
+    findings = []
+    for _, ledger in _ledgers(case):
+        for entry in ledger.entries_of(Window):
+            window = entry.value
+            assert isinstance(window, Window)
+            parts_ns = window.data_wait_ns + window.forward_backward_ns + window.communication_ns + window.optimizer_ns
+            if parts_ns > window.duration_ns:
+                place = f"{ledger.place}:{entry.seq + 1}:duration_ns"
+                findings.append(Finding("times.parts", place, f"at least {parts_ns} ns", f"{window.duration_ns} ns"))
+    return findings
+
+
+def check_wall(case: Case) -> list[Finding]:
+    """Wall clock and monotonic clock agree: at opening, and as far as each has come at every later reading."""
+    findings = []
+    for _, ledger in _ledgers(case):
+        opened = ledger.entries_of(RunOpen)[0]
+        for entry in ledger.entries:
+            if not isinstance(entry.value, RunOpen | ClockStart | ClockStop | RunClose):
+                continue
+            allowed_ns = CLOCK_STEP_NS + CLOCK_DRIFT * max(0, entry.time_ns - opened.time_ns)
+            if abs(entry.value.wall_ns - entry.time_ns) > allowed_ns:
+                place = f"{ledger.place}:{entry.seq + 1}:wall_ns"
+                expected = f"{entry.time_ns} within {allowed_ns:.0f} ns (the monotonic clock)"
+                findings.append(Finding("times.wall", place, expected, f"{entry.value.wall_ns}"))
+    return findings

@@ -1,0 +1,249 @@
+"""Decide whether a submission is valid, from the raw record and never from a summary.
+
+Run as ``hpcai500-verify submission.json`` or ``hpcai500 verify submission.json``. Needs neither torch nor MPI.
+
+What is covered:
+
+* form: every file decodes strictly, is the one that was digested, and all speak of the same edition, workload, level,
+  size, system and data set; ledgers are chained, closed, of all ranks, their events in order;
+* figures: every derived figure is recomputed from the ledgers, within a relative difference of 1e-9;
+* counts: samples, steps, epochs, evaluations and their shards, the model's parameters and FLOP;
+* times: clocks run forward, agree with the wall clock, and hold all that was done while they ran;
+* rules: what the level allows, how many runs, seeds of their own, learning rates alike on all ranks.
+
+What is not covered:
+
+* a forger who invents whole ledgers that agree in everything: the chain can be computed by anybody;
+* whether the times are possible on that machine, and whether the quality is possible after those epochs;
+* whether the learning rates follow the declared policy, and the sample ids the seed;
+* the code that ran, and runs that were started and never submitted;
+* checkpoints: the ledger carries their digests, the submission does not carry the files.
+
+Findings about the form of ledgers come first; what the ledgers say is checked once they are whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import msgspec
+
+from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES
+from hpcai500.checks.case import Case, RunCase
+from hpcai500.checks.form import is_inside
+from hpcai500.command import run_command
+from hpcai500.edition import Edition, load_edition
+from hpcai500.errors import RecordError, UnknownNameError
+from hpcai500.finding import Finding
+from hpcai500.formats import Form, RunConfig, RunResult, Submission, SubmittedRun, Summary, System, decode, read_bytes
+from hpcai500.record import RunRecord, read_ledgers
+from hpcai500.submission import compute_result, summarise
+
+EPILOG = """examples:
+  hpcai500-verify runs/NAME/submission.json
+  hpcai500-verify --json runs/NAME/submission.json
+
+exit code: 0 valid, 1 invalid, 2 it cannot be read"""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the verifier says.
+
+    Attributes:
+        valid: nothing was found.
+        rankable: valid, and of a size that is ranked.
+        why_not: why it is not rankable.
+        findings: all that is wrong.
+        notes: what a reader should know and is not wrong, such as runs that failed.
+        summary: the figures as recomputed; None where they cannot be.
+        workload: with level, size and edition, what was submitted; None where that cannot be read.
+    """
+
+    valid: bool
+    rankable: bool
+    why_not: list[str]
+    findings: list[Finding]
+    notes: list[str]
+    summary: Summary | None = None
+    workload: str | None = None
+    level: str | None = None
+    size: str | None = None
+    edition: str | None = None
+
+
+def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
+    """Check a submission against the rules (those of this package by default).
+
+    Raises:
+        RecordError: the file cannot be read or is not JSON.
+    """
+    edition = edition or load_edition()
+    content = read_bytes(path)
+    try:
+        submission = decode(content, Submission)
+    except RecordError as error:
+        raise RecordError(f"{str(path)!r} cannot be read as a submission") from error
+    if isinstance(submission, list):
+        return _invalid([Finding("form.schema", path.name, "a submission", problem) for problem in submission])
+    try:
+        workload = edition.workload(submission.workload)
+        size = workload.size(submission.size)
+        edition.level(submission.level)
+    except UnknownNameError as error:
+        return _invalid([Finding("form.names", path.name, f"names of edition {edition.number}", str(error))])
+    runs, findings = _read_runs(path, submission)
+    case = Case(path, edition, submission, workload, size, runs)
+    summary = None
+    if runs:
+        is_whole = not findings
+        findings += [finding for check in FORM_CHECKS for finding in check(case)]
+        if is_whole and not any(finding.rule in STRUCTURE_RULES for finding in findings):
+            findings += [finding for check in CONTENT_CHECKS for finding in check(case)]
+            summary = _summary(case)
+    return Verdict(
+        valid=not findings,
+        rankable=size.rankable and not findings,
+        why_not=_why_not(case, findings),
+        findings=findings,
+        notes=[
+            f"run {run.place} {run.record.status}: it is listed and not counted" for run in runs if not run.is_complete
+        ],
+        summary=summary,
+        workload=submission.workload,
+        level=submission.level,
+        size=submission.size,
+        edition=submission.edition,
+    )
+
+
+def _invalid(findings: list[Finding]) -> Verdict:
+    """The verdict on a submission that cannot be looked at any further."""
+    return Verdict(valid=False, rankable=False, why_not=["it is not valid"], findings=findings, notes=[])
+
+
+def _why_not(case: Case, findings: list[Finding]) -> list[str]:
+    reasons = [] if case.size.rankable else [f"size {case.size.name} is never ranked; only official size is"]
+    return [*reasons, "it is not valid"] if findings else reasons
+
+
+def _summary(case: Case) -> Summary | None:
+    try:
+        return summarise([compute_result(run.record, case.size) for run in case.runs], case.size)
+    except RecordError:  # check_summary has said so
+        return None
+
+
+def _read_runs(path: Path, submission: Submission) -> tuple[list[RunCase], list[Finding]]:
+    """Read all runs of a submission; those that cannot be read become findings."""
+    runs: list[RunCase] = []
+    findings: list[Finding] = []
+    for submitted in submission.runs:
+        if not is_inside(path.parent, submitted.folder):
+            expected = f"a folder beneath that of {path.name}"
+            findings.append(Finding("form.folder", f"{path.name}:runs.folder", expected, repr(submitted.folder)))
+            continue
+        run = _read_run(path.parent / submitted.folder, submitted, findings)
+        if run is not None:
+            runs.append(run)
+    return runs, findings
+
+
+def _read_run(folder: Path, submitted: SubmittedRun, findings: list[Finding]) -> RunCase | None:
+    """Read one run; None if not even its configuration and ledgers can be read."""
+    place = submitted.folder
+    config = _read(folder / "config.json", RunConfig, f"{place}/config.json", findings)
+    try:
+        ledgers = read_ledgers(folder, place=place)
+    except RecordError as error:
+        findings.append(Finding("form.folder", f"{place}/ledger", "ledgers that can be read", str(error)))
+        return None
+    if config is None:
+        return None
+    is_complete = submitted.status == "completed"
+    result = system = None
+    if is_complete or (folder / "result.json").exists():
+        result = _read(folder / "result.json", RunResult, f"{place}/result.json", findings)
+    if is_complete or (folder / "system.json").exists():
+        system = _read(folder / "system.json", System, f"{place}/system.json", findings)
+    config_sha256 = hashlib.sha256(read_bytes(folder / "config.json")).hexdigest()
+    return RunCase(submitted, place, RunRecord(folder, config, ledgers), config_sha256, result, system)
+
+
+def _read(path: Path, form: type[Form], place: str, findings: list[Finding]) -> Form | None:
+    """Read one file of a run; what is wrong with its form becomes findings."""
+    try:
+        record = decode(read_bytes(path), form)
+    except RecordError as error:
+        findings.append(Finding("form.schema", place, "a file in JSON", str(error)))
+        return None
+    if isinstance(record, list):
+        findings.extend(Finding("form.schema", place, "the form of this edition", problem) for problem in record)
+        return None
+    return record
+
+
+def print_verdict(verdict: Verdict) -> None:
+    """Print the verdict for people: the word, the figures with their parts, all findings."""
+    what = f" {verdict.workload}, {verdict.level} level, size {verdict.size}, edition {verdict.edition}"
+    print(f"{'VALID' if verdict.valid else 'INVALID'}{what if verdict.workload else ''}")
+    if verdict.summary is not None:
+        _print_summary(verdict.summary)
+    for reason in verdict.why_not:
+        print(f"not rankable: {reason}")
+    for note in verdict.notes:
+        print(f"note: {note}")
+    for finding in verdict.findings:
+        print(f"finding: {finding}")
+
+
+def _print_summary(summary: Summary) -> None:
+    low, high = summary.vflops_interval
+    exponent = f"{summary.vflops_exponent:g}"
+    parts = f"{summary.flops:.4g} flop/s, {summary.achieved_quality:.4f}, {summary.target_quality:g}, {exponent}"
+    print(
+        f"  VFLOPS   {summary.vflops:.4g} flop/s, median of {summary.num_completed} runs, 95 % {low:.4g} to {high:.4g}"
+    )
+    print("           of each run = FLOPS x (achieved quality / target quality) ^ n")
+    print(f"           medians of the parts: {parts}")
+    print(f"  clock    {summary.wall_s:.3f} s ranked, {summary.train_s:.3f} s of it in training steps")
+    if summary.vflops_variation is not None:
+        print(f"  spread   {100 * summary.vflops_variation:.2f} % (standard deviation / mean of VFLOPS over runs)")
+    if summary.vflops_2020 is not None and summary.vflops_2020_n10 is not None:
+        old = f"{summary.vflops_2020:.4g} flop/s with n = {exponent}, {summary.vflops_2020_n10:.4g} with n = 10"
+        print(f"  2020     {old}")
+        print("           (23 GFLOP an image as in the ranking of 2020; never compare it with VFLOPS)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's words."""
+    parser.add_argument("submission", type=Path, help="the submission.json to verify; its runs lie beneath its folder")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify and print; returns 0 if valid, 1 if not, 2 if it cannot be read."""
+    try:
+        verdict = verify_submission(args.submission)
+    except RecordError as error:
+        if not args.json:
+            raise
+        print(msgspec.json.encode({"valid": False, "error": str(error)}).decode())
+        return error.exit_code
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(verdict), indent=2).decode())
+    elif not args.quiet:
+        print_verdict(verdict)
+    return 0 if verdict.valid else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``hpcai500-verify``."""
+    return run_command("hpcai500-verify", sys.modules[__name__], argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

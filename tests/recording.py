@@ -1,0 +1,274 @@
+"""A consistent small submission, written by the real ledger writer under a clock of its own, and a forger's tools.
+
+``record_submission`` makes one. The verifier's tests break one thing at a time in it, then let ``forge`` mend all
+that a clever forger would mend: hash chains, results, summary and digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from hpcai500.edition import load_edition
+from hpcai500.errors import RecordError
+from hpcai500.ledger import LedgerWriter
+from hpcai500.metrics import resnet50_flop
+from hpcai500.record import RunRecord, read_ledgers
+from hpcai500.submission import (
+    DataSource,
+    RunConfig,
+    assemble_submission,
+    compute_result,
+    file_digest,
+    read_config,
+    result_from_ledgers,
+    summarise,
+    write_json,
+)
+
+NS_PER_S = 10**9
+DATASET = hashlib.sha256(b"data set").hexdigest()
+SYSTEM = {
+    "nodes": [
+        {
+            "host": "node1",
+            "processor": "A processor",
+            "num_sockets": 1,
+            "num_cores": 2,
+            "memory_bytes": 1 << 34,
+            "instruction_sets": ["avx2"],
+            "accelerators": [],
+            "network": [{"name": "eth0", "state": "up", "speed_bits_per_s": None}],
+        }
+    ],
+    "os": "An operating system",
+    "kernel": "6.1",
+    "python": "3.11.7",
+    "libraries": {"torch": "2.13.0"},
+    "environment": {"OMP_NUM_THREADS": "1"},
+}
+
+
+class Clock:
+    """Stands in for the module ``time`` in hpcai500.ledger: passes only when told to."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+
+    def time_ns(self) -> int:
+        return self.now_ns
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns - 1_000_000 * NS_PER_S
+
+    def advance(self, duration_s: float) -> None:
+        self.now_ns += round(duration_s * NS_PER_S)
+
+
+def record_submission(
+    folder: Path,
+    *,
+    size: str = "smoke",
+    level: str = "free",
+    num_ranks: int = 2,
+    num_runs: int | None = None,
+    num_failed: int = 0,
+    settings: dict[str, object] | None = None,
+) -> Path:
+    """Write run folders and submission.json as a correct run would; the last ``num_failed`` runs fail half-way."""
+    edition = load_edition()
+    rules = edition.workload("resnet50")
+    num_runs = (num_runs if num_runs is not None else rules.size(size).num_runs) + num_failed
+    folders = [folder / f"run-{number}" for number in range(1, num_runs + 1)]
+    for number, run_folder in enumerate(folders):
+        config = RunConfig(
+            run_id=f"run-id-{number}",
+            workload="resnet50",
+            level=level,
+            size=size,
+            edition=edition.number,
+            rules_sha256=edition.sha256,
+            seed=100 + number,
+            num_ranks=num_ranks,
+            num_nodes=1,
+            device="cpu",
+            data=DataSource(path="data.h5", dataset_sha256=DATASET, source=rules.size(size).data_sources[0]),
+            settings=rules.resolve(size, level, settings or {}),
+        )
+        record_run(run_folder, config, number=number, fails=number >= num_runs - num_failed)
+    assemble_submission(folders, folder / "submission.json", submitter="somebody")
+    return folder / "submission.json"
+
+
+def record_run(folder: Path, config: RunConfig, *, number: int, fails: bool) -> None:
+    """Write one run folder."""
+    (folder / "ledger").mkdir(parents=True)
+    write_json(folder / "config.json", config)
+    write_json(folder / "system.json", SYSTEM)
+    (folder / "steps.h5").write_bytes(b"step times")
+    clocks = [Clock((1_790_000_000 + 10_000 * number) * NS_PER_S + rank) for rank in range(config.num_ranks)]
+    for rank, clock in enumerate(clocks):
+        with mock.patch("hpcai500.ledger.time", clock):
+            record_rank(folder, config, rank, clock, number=number, fails=fails)
+    if not fails:
+        write_json(folder / "result.json", result_from_ledgers(folder, load_edition()))
+
+
+def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, number: int, fails: bool) -> None:
+    """Write the ledger of one rank: a step takes 1 s, an evaluation 2 s, a checkpoint 0.5 s."""
+    size = load_edition().workload(config.workload).size(config.size)
+    batch = int(config.settings["batch_size_per_rank"])
+    steps = size.num_train_samples // (batch * config.num_ranks)
+    forward, training = resnet50_flop(int(config.settings["train_image_size"]), size.num_classes)
+    ledger = LedgerWriter(folder / "ledger" / f"rank-{rank:05d}.jsonl")
+    opened = {"format": 1, "run_id": config.run_id, "rank": rank, "num_ranks": config.num_ranks, "local_rank": rank}
+    opened |= {"host": "node1", "pid": 40 + rank, "config_sha256": read_config(folder)[1], "package_version": "0.1.0"}
+    ledger.write("run_open", opened | {"wall_ns": clock.time_ns(), "monotonic_ns": clock.monotonic_ns()})
+    clock.advance(3)
+    data = {"dataset_sha256": DATASET, "source": config.data.source, "num_train_samples": size.num_train_samples}
+    data |= {"num_validation_samples": size.num_validation_samples, "num_classes": size.num_classes}
+    dropped = size.num_train_samples % (batch * config.num_ranks)
+    ledger.write("data_open", data | {"steps_per_epoch": steps, "dropped_per_epoch": dropped})
+    model = {"num_parameters": size.num_parameters, "flop_forward_per_sample": forward, "num_classes": size.num_classes}
+    model |= {"flop_training_per_sample": training, "image_size": config.settings["train_image_size"]}
+    ledger.write("model_built", model)
+    ledger.write("clock_start", {"wall_ns": clock.time_ns()})
+    for epoch in range(size.epochs):
+        record_epoch(ledger, clock, epoch, steps=steps, batch=batch, rank=rank, config=config, number=number)
+        if fails:
+            ledger.close("failed", "the loss is nan")
+            return
+        record_evaluation(ledger, clock, epoch + 1, rank=rank, config=config, number=number)
+        if rank == 0:
+            clock.advance(0.6)
+            checkpoint = {"epoch": epoch + 1, "path": f"epoch-{epoch + 1:04d}.pt", "sha256": DATASET}
+            ledger.write("checkpoint", checkpoint | {"duration_ns": NS_PER_S // 2})
+    clock.advance(0.1)
+    ledger.write("clock_stop", {"wall_ns": clock.time_ns()})
+    ledger.close("completed", "all epochs done")
+
+
+def record_epoch(
+    ledger: LedgerWriter, clock: Clock, epoch: int, *, steps: int, batch: int, rank: int, config: RunConfig, number: int
+) -> None:
+    report_steps = min(int(config.settings["report_steps"]), max(1, steps // 2))
+    first = 0
+    rate = 0.1
+    while first < steps:
+        num_steps = min(report_steps, steps - first)
+        clock.advance(num_steps + 0.01)
+        rate = 0.1 / (1 + epoch + first)
+        window = {"epoch": epoch, "first_step": first, "num_steps": num_steps, "samples": num_steps * batch}
+        window |= {"loss_sum": num_steps * (2.0 - 0.01 * number), "learning_rate": rate}
+        parts = {"data_wait": 0.1, "forward_backward": 0.6, "communication": 0.1, "optimizer": 0.1, "duration": 1}
+        window |= {f"{name}_ns": round(part * num_steps * NS_PER_S) for name, part in parts.items()}
+        ledger.write("window", window)
+        first += num_steps
+    end = {"epoch": epoch, "steps": steps, "samples": steps * batch, "skipped": 0, "sample_digest": str(2**63 + rank)}
+    whole = sum(2**63 + other for other in range(config.num_ranks)) % 2**64
+    end |= {"epoch_digest": str(whole)} if rank == 0 else {}
+    ledger.write("epoch_end", end | {"learning_rate_first": 0.1 / (1 + epoch), "learning_rate_last": rate})
+
+
+def record_evaluation(
+    ledger: LedgerWriter, clock: Clock, epoch: int, *, rank: int, config: RunConfig, number: int
+) -> None:
+    size = load_edition().workload(config.workload).size(config.size)
+    clock.advance(2.01)
+    shards = [len(range(other, size.num_validation_samples, config.num_ranks)) for other in range(config.num_ranks)]
+    correct = [shard * (epoch + 1) // (size.epochs + 2) + number % 2 for shard in shards]
+    shard = {"epoch": epoch, "samples": shards[rank], "correct": correct[rank], "loss_sum": 1.5 * shards[rank]}
+    ledger.write("evaluation_shard", shard | {"duration_ns": 2 * NS_PER_S})
+    if rank == 0:
+        counts = {"epoch": epoch, "samples": sum(shards), "correct": sum(correct)}
+        ledger.write("evaluation", counts | {"quality": sum(correct) / sum(shards), "loss": 1.5})
+
+
+@dataclass
+class Forger:
+    """Changes a submission and mends what the change broke."""
+
+    path: Path
+
+    def run(self, number: int = 1) -> Path:
+        return self.path.parent / f"run-{number}"
+
+    def edit_json(self, path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+        content = json.loads(path.read_bytes())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    def edit_submission(self, change: Callable[[dict[str, Any]], object]) -> None:
+        self.edit_json(self.path, change)
+
+    def edit_config(self, change: Callable[[dict[str, Any]], object], *, numbers: tuple[int, ...] = (1, 2)) -> None:
+        for number in numbers:
+            self.edit_json(self.run(number) / "config.json", change)
+
+    def ledger(self, number: int = 1, rank: int = 0) -> Path:
+        return self.run(number) / "ledger" / f"rank-{rank:05d}.jsonl"
+
+    def edit_lines(self, change: Callable[[list[dict[str, Any]]], object], *, number: int = 1, rank: int = 0) -> None:
+        """Change a ledger's lines and chain them anew."""
+        path = self.ledger(number, rank)
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        change(lines)
+        chain_lines(path, lines)
+
+    def edit_events(
+        self, event: str, change: Callable[[dict[str, Any]], object], *, number: int = 1, rank: int | None = None
+    ) -> None:
+        """Change the value of every event of a kind, in one rank's ledger or in all, and chain anew."""
+
+        def change_all(lines: list[dict[str, Any]]) -> None:
+            chosen = [line for line in lines if line["event"] == event]
+            assert chosen, f"no {event} in the ledger"
+            for line in chosen:
+                change(line["value"])
+
+        for one in (0, 1) if rank is None else (rank,):
+            self.edit_lines(change_all, number=number, rank=one)
+
+    def forge(self, *, configs: bool = True, figures: bool = True) -> None:
+        """Mend config digests in the ledgers, results and summary where they can be computed, and all file digests."""
+        submission = json.loads(self.path.read_bytes())
+        size = load_edition().workload("resnet50").size(submission["size"])
+        results = []
+        for run in submission["runs"]:
+            folder = self.path.parent / run["folder"]
+            config, digest = read_config(folder)
+            if configs:
+                for path in sorted((folder / "ledger").glob("*.jsonl")):
+                    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+                    for line in lines:
+                        if line["event"] == "run_open":
+                            line["value"]["config_sha256"] = digest
+                    chain_lines(path, lines)
+            results.append(compute_result(RunRecord(folder, config, read_ledgers(folder, place="")), size))
+            if figures and (folder / "result.json").exists():
+                (folder / "result.json").write_bytes(msgspec.json.encode(results[-1]))
+        if figures:
+            with contextlib.suppress(RecordError):  # nothing left to make a summary of
+                submission["summary"] = msgspec.to_builtins(summarise(results, size))
+        for run in submission["runs"]:
+            folder = self.path.parent / run["folder"]
+            run["files"] = {name: msgspec.to_builtins(file_digest(folder / name)) for name in run["files"]}
+        self.path.write_text(json.dumps(submission))
+
+
+def chain_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write lines with sequence numbers and chain made anew, as anybody can."""
+    prev, content = "0" * 64, b""
+    for seq, line in enumerate(lines):
+        raw = json.dumps(line | {"seq": seq, "prev": prev}, separators=(",", ":")).encode()
+        prev = hashlib.sha256(raw).hexdigest()
+        content += raw + b"\n"
+    path.write_bytes(content)
