@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+# One thread a process: tests run several processes on few cores, and threads that wait for a core spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MODULES = {"mpi": "mpi4py", "horovod": "horovod", "dali": "nvidia.dali"}
 
@@ -38,3 +42,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for word in MODULES:
         if item.get_closest_marker(word):
             require(word)
+
+
+@pytest.fixture(scope="session")
+def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data file that the smoke size takes: 128 + 50 generated pictures of 10 classes."""
+    from hpcai500.datasets.generated import Recipe, prepare
+
+    recipe = Recipe(seed=0, num_classes=10, image_size=32, num_samples=(128, 50))
+    return prepare(tmp_path_factory.mktemp("data") / "smoke.h5", recipe, num_workers=1)
