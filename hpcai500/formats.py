@@ -243,9 +243,11 @@ def decode(content: bytes, form: type[Form]) -> Form | list[str]:
         RecordError: the content is not JSON at all.
     """
     try:
-        return msgspec.json.decode(content, type=form)
-    except msgspec.ValidationError as error:
-        return _list_schema_errors(content, form) or [str(error)]
+        try:
+            return msgspec.json.decode(content, type=form)
+        except msgspec.ValidationError as error:
+            msgspec.json.decode(content)  # what comes after the first schema error may be no JSON at all
+            return _list_schema_errors(content, form) or [str(error)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"it is not JSON: {error}") from error
 

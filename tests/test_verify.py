@@ -1,0 +1,474 @@
+"""Every check is broken by at least one submission of its own, mended as far as a clever forger could mend it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recording import NS_PER_S, Forger, record_submission
+
+from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS
+from hpcai500.errors import RecordError
+from hpcai500.verify import main, verify_submission
+
+Lines = list[dict[str, Any]]
+OTHER = "1" * 64
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_submission(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture
+def forger(recorded: Path, tmp_path: Path) -> Forger:
+    shutil.copytree(recorded.parent, tmp_path / "copy")
+    return Forger(tmp_path / "copy" / recorded.name)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to break a submission: the check it is for, the rule that must be named, and what the forger mends."""
+
+    check: str
+    rule: str
+    name: str
+    change: Callable[[Forger], object]
+    mends: str = "all"
+
+
+def settings(forger: Forger, **changes: object) -> None:
+    forger.edit_config(lambda config: config["settings"].update(changes))
+
+
+def both_runs(forger: Forger, event: str, **changes: object) -> None:
+    for number in (1, 2):
+        forger.edit_events(event, lambda value: value.update(changes), number=number)
+
+
+def drop_events(forger: Forger, *events: str) -> None:
+    for number in (1, 2):
+        for rank in (0, 1):
+            forger.edit_lines(lambda lines: keep(lines, events), number=number, rank=rank)
+
+
+def keep(lines: Lines, unwanted: tuple[str, ...]) -> None:
+    lines[:] = [line for line in lines if line["event"] not in unwanted]
+
+
+def move_clock_stop(forger: Forger, offset_s: float) -> None:
+    """Set clock_stop, wall clock too, to so many seconds after clock_start."""
+
+    def change(lines: Lines) -> None:
+        start = next(line for line in lines if line["event"] == "clock_start")
+        stop = next(line for line in lines if line["event"] == "clock_stop")
+        stop["time_ns"] = start["time_ns"] + int(offset_s * NS_PER_S)
+        stop["value"]["wall_ns"] = start["value"]["wall_ns"] + int(offset_s * NS_PER_S)
+        lines[-1]["time_ns"] = max(stop["time_ns"], lines[-1]["time_ns"] if offset_s < 0 else stop["time_ns"])
+
+    for rank in (0, 1):
+        forger.edit_lines(change, rank=rank)
+
+
+def compress_times(forger: Forger, factor: int, *, walls: bool) -> None:
+    def change(lines: Lines) -> None:
+        first = lines[0]["time_ns"]
+        for line in lines:
+            line["time_ns"] = first + (line["time_ns"] - first) // factor
+            if walls and "wall_ns" in line["value"]:
+                line["value"]["wall_ns"] = first + (line["value"]["wall_ns"] - first) // factor
+
+    for number in (1, 2):
+        for rank in (0, 1):
+            forger.edit_lines(change, number=number, rank=rank)
+
+
+def repeat_line(forger: Forger, event: str) -> None:
+    def change(lines: Lines) -> None:
+        position = next(index for index, line in enumerate(lines) if line["event"] == event)
+        lines.insert(position, json.loads(json.dumps(lines[position])))
+
+    forger.edit_lines(change)
+
+
+def swap_first_lines(lines: Lines) -> None:
+    lines[1], lines[2] = lines[2], lines[1]
+
+
+def delete_ledger_of_rank_1(forger: Forger) -> None:
+    forger.ledger(rank=1).unlink()
+    forger.edit_submission(lambda submission: submission["runs"][0]["files"].pop("ledger/rank-00001.jsonl"))
+
+
+def copy_run_1_over_run_2(forger: Forger) -> None:
+    """Pass one run off as two: other run id, other seed, the rest the same."""
+    old = json.loads((forger.run(2) / "config.json").read_bytes())
+    shutil.rmtree(forger.run(2))
+    shutil.copytree(forger.run(1), forger.run(2))
+    forger.edit_config(lambda config: config.update(run_id=old["run_id"], seed=old["seed"]), numbers=(2,))
+    forger.edit_events("run_open", lambda value: value.update(run_id=old["run_id"]), number=2)
+
+
+def fail_run_2(forger: Forger) -> None:
+    both = {"status": "failed", "reason": "it was slow"}
+    forger.edit_events("run_close", lambda value: value.update(both), number=2)
+    forger.edit_submission(lambda submission: submission["runs"][1].update(status="failed"))
+
+
+def change_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    position = content.index(b'"duration_ns":') + len(b'"duration_ns":')
+    content[position] = ord("9") if content[position] != ord("9") else ord("8")
+    path.write_bytes(bytes(content))
+
+
+def set_quality_everywhere(forger: Forger, correct_per_sample: float) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["correct"] = int(value["samples"] * correct_per_sample)
+
+    forger.edit_events("evaluation_shard", change)
+
+
+MUTATIONS = (
+    # form
+    Mutation("check_edition", "form.edition", "another edition",
+             lambda f: f.edit_submission(lambda s: s.update(edition="9.9"))),
+    Mutation("check_edition", "form.rules", "changed rules",
+             lambda f: f.edit_submission(lambda s: s.update(rules_sha256=OTHER))),
+    Mutation("check_files", "form.files", "steps.h5 altered", lambda f: (f.run() / "steps.h5").write_bytes(b"x"), "no"),
+    Mutation("check_files", "form.files", "steps.h5 deleted", lambda f: (f.run() / "steps.h5").unlink(), "no"),
+    Mutation("check_files", "form.files", "ledger not listed",
+             lambda f: f.edit_submission(lambda s: s["runs"][0]["files"].pop("ledger/rank-00001.jsonl")), "no"),
+    Mutation("check_files", "form.files", "file outside",
+             lambda f: f.edit_submission(lambda s: s["runs"][0]["files"].update({"../submission.json": {
+                 "sha256": OTHER, "size_bytes": 1}})), "no"),
+    Mutation("check_configs", "form.config", "settings differ between runs",
+             lambda f: f.edit_config(lambda c: c["settings"].update(num_workers=7), numbers=(2,))),
+    Mutation("check_configs", "form.config", "another level in the config",
+             lambda f: f.edit_config(lambda c: c.update(level="hardware"))),
+    Mutation("check_configs", "form.config", "seed differs from the submission's",
+             lambda f: f.edit_submission(lambda s: s["runs"][0].update(seed=7))),
+    Mutation("check_system", "form.system", "another processor in the submission",
+             lambda f: f.edit_submission(lambda s: s["system"]["nodes"][0].update(processor="A faster one"))),
+    Mutation("check_system", "form.system", "runs on different machines",
+             lambda f: f.edit_json(f.run(2) / "system.json", lambda s: s["nodes"][0].update(num_cores=64))),
+    Mutation("check_system", "form.system", "a node more",
+             lambda f: f.edit_json(f.run() / "system.json", lambda s: s["nodes"].append(s["nodes"][0]))),
+    # chain
+    Mutation("check_ledgers", "ledger.chain", "a byte changed", lambda f: change_byte(f.ledger()), "digests"),
+    Mutation("check_ledgers", "ledger.torn", "last line cut",
+             lambda f: f.ledger().write_bytes(f.ledger().read_bytes()[:-5]), "digests"),
+    Mutation("check_ledgers", "ledger.line", "not JSON",
+             lambda f: f.ledger().write_bytes(f.ledger().read_bytes() + b"{\n"), "digests"),
+    Mutation("check_ledgers", "ledger.event", "unknown event",
+             lambda f: f.edit_lines(lambda lines: lines[3].update(event="pause")), "digests"),
+    Mutation("check_ledgers", "ledger.value", "status aborted",
+             lambda f: f.edit_events("run_close", lambda v: v.update(status="aborted")), "digests"),
+    Mutation("check_ledgers", "ledger.value", "samples -7",
+             lambda f: f.edit_events("window", lambda v: v.update(samples=-7)), "digests"),
+    Mutation("check_ledgers", "ledger.value", "accuracy over 1",
+             lambda f: f.edit_events("evaluation", lambda v: v.update(quality=1.01), rank=0), "digests"),
+    Mutation("check_ledgers", "ledger.empty", "an empty ledger",
+             lambda f: f.ledger(rank=1).write_bytes(b""), "digests"),
+    Mutation("check_ranks", "chain.ranks", "a rank's ledger deleted", delete_ledger_of_rank_1),
+    Mutation("check_ranks", "chain.ranks", "a rank too many",
+             lambda f: shutil.copy(f.ledger(rank=1), f.ledger(rank=2))),
+    Mutation("check_identity", "chain.identity", "the ledger of another rank",
+             lambda f: f.edit_events("run_open", lambda v: v.update(rank=0), rank=1)),
+    Mutation("check_identity", "chain.identity", "the ledger of another run",
+             lambda f: f.edit_events("run_open", lambda v: v.update(run_id="another"))),
+    Mutation("check_identity", "chain.identity", "another configuration",
+             lambda f: f.edit_events("run_open", lambda v: v.update(config_sha256=OTHER)), "figures"),
+    Mutation("check_identity", "chain.identity", "two versions",
+             lambda f: f.edit_events("run_open", lambda v: v.update(package_version="0.2.0"), rank=1)),
+    Mutation("check_identity", "chain.identity", "two hosts, one node",
+             lambda f: f.edit_events("run_open", lambda v: v.update(host="node2"), rank=1)),
+    Mutation("check_order", "chain.order", "data after model", lambda f: f.edit_lines(swap_first_lines)),
+    Mutation("check_order", "chain.order", "two clock starts", lambda f: repeat_line(f, "clock_start")),
+    Mutation("check_order", "chain.order", "events after the close",
+             lambda f: f.edit_lines(lambda lines: lines.append(lines[-3]))),
+    Mutation("check_order", "chain.order", "no clock stop", lambda f: drop_events(f, "clock_stop")),
+    Mutation("check_order", "chain.order", "no close", lambda f: drop_events(f, "run_close")),
+    Mutation("check_order", "chain.order", "epoch markers deleted", lambda f: drop_events(f, "epoch_end")),
+    Mutation("check_order", "chain.order", "an evaluation by rank 1",
+             lambda f: shutil.copy(f.ledger(rank=0), f.ledger(rank=1))),
+    Mutation("check_status", "chain.status", "a failed run passed off as completed",
+             lambda f: f.edit_events("run_close", lambda v: v.update(status="failed"), number=2)),
+    # level
+    Mutation("check_settings", "level.closed_setting", "momentum at system level", lambda f: (
+        settings(f, momentum=0.123), f.edit_config(lambda c: c.update(level="system")),
+        f.edit_submission(lambda s: s.update(level="system")))),
+    Mutation("check_settings", "level.missing_setting", "a setting left out",
+             lambda f: f.edit_config(lambda c: c["settings"].pop("momentum"))),
+    Mutation("check_settings", "level.unknown_setting", "a setting invented", lambda f: settings(f, boost=True)),
+    Mutation("check_settings", "level.setting_value", "batch size 0", lambda f: settings(f, batch_size_per_rank=0)),
+    Mutation("check_number_of_runs", "runs.number", "one run of two failed", fail_run_2),
+    Mutation("check_number_of_runs", "runs.number", "one run of two left out",
+             lambda f: f.edit_submission(lambda s: s["runs"].pop())),
+    Mutation("check_seeds", "runs.seeds", "one seed for two runs", lambda f: (
+        f.edit_config(lambda c: c.update(seed=5)),
+        f.edit_submission(lambda s: [run.update(seed=5) for run in s["runs"]]))),
+    Mutation("check_seeds", "runs.seeds", "one run passed off as two", copy_run_1_over_run_2),
+    Mutation("check_seeds", "runs.seeds", "one run listed twice",
+             lambda f: f.edit_submission(lambda s: s["runs"].append(s["runs"][0]))),
+    Mutation("check_learning_rates", "runs.learning_rates", "ranks differ",
+             lambda f: f.edit_events("window", lambda v: v.update(learning_rate=0.05), rank=1)),
+    Mutation("check_learning_rates", "runs.learning_rates", "nothing learnt", lambda f: (
+        f.edit_events("window", lambda v: v.update(learning_rate=0.0)),
+        f.edit_events("epoch_end", lambda v: v.update(learning_rate_first=0.0, learning_rate_last=0.0)))),
+    Mutation("check_learning_rates", "runs.learning_rates", "an epoch ends at another rate",
+             lambda f: f.edit_events("epoch_end", lambda v: v.update(learning_rate_last=0.5))),
+    # counts
+    Mutation("check_data", "counts.data", "7 training samples",
+             lambda f: both_runs(f, "data_open", num_train_samples=7)),
+    Mutation("check_data", "counts.data", "1 validation sample",
+             lambda f: both_runs(f, "data_open", num_validation_samples=1)),
+    Mutation("check_data", "counts.data", "two data sets",
+             lambda f: f.edit_events("data_open", lambda v: v.update(dataset_sha256=OTHER), rank=1)),
+    Mutation("check_data", "counts.data", "batch size 1", lambda f: settings(f, batch_size_per_rank=1)),
+    Mutation("check_data", "counts.data", "unknown source", lambda f: (
+        both_runs(f, "data_open", source="noise"), f.edit_config(lambda c: c["data"].update(source="noise")),
+        f.edit_submission(lambda s: s.update(data_source="noise")))),
+    Mutation("check_model", "counts.model", "twice the flop", lambda f: f.edit_events(
+        "model_built", lambda v: v.update(flop_training_per_sample=2 * v["flop_training_per_sample"]))),
+    Mutation("check_model", "counts.model", "fewer parameters",
+             lambda f: both_runs(f, "model_built", num_parameters=9)),
+    Mutation("check_model", "counts.model", "smaller pictures", lambda f: settings(f, train_image_size=64)),
+    Mutation("check_epochs", "counts.epochs", "samples left out",
+             lambda f: f.edit_events("epoch_end", lambda v: v.update(samples=v["samples"] - 16, skipped=16))),
+    Mutation("check_epochs", "counts.epochs", "an epoch counted twice",
+             lambda f: f.edit_events("epoch_end", lambda v: v.update(epoch=0))),
+    Mutation("check_windows", "counts.windows", "a window lost",
+             lambda f: f.edit_lines(lambda lines: lines.pop(5))),
+    Mutation("check_windows", "counts.windows", "a window twice", lambda f: repeat_line(f, "window")),
+    Mutation("check_windows", "counts.windows", "more samples than steps",
+             lambda f: f.edit_events("window", lambda v: v.update(samples=v["samples"] * 100))),
+    Mutation("check_digests", "counts.digests", "a sample seen twice",
+             lambda f: f.edit_events("epoch_end", lambda v: v.update(sample_digest="12345"), rank=1)),
+    Mutation("check_digests", "counts.digests", "no digest of the epoch",
+             lambda f: f.edit_events("epoch_end", lambda v: v.pop("epoch_digest"), rank=0)),
+    Mutation("check_evaluations", "counts.evaluations", "all evaluations deleted",
+             lambda f: drop_events(f, "evaluation", "evaluation_shard")),
+    Mutation("check_evaluations", "counts.evaluations", "all evaluations but the last deleted", lambda f: [
+        f.edit_lines(lambda lines: lines.__setitem__(slice(None), [
+            line for line in lines if not (line["event"].startswith("evaluation") and line["value"]["epoch"] == 1)]),
+            number=number, rank=rank) for number in (1, 2) for rank in (0, 1)]),
+    Mutation("check_evaluations", "counts.evaluations", "an easier validation set", lambda f: (
+        f.edit_events("evaluation_shard", lambda v: v.update(samples=v["correct"])),
+        f.edit_events("evaluation", lambda v: v.update(samples=v["correct"], quality=1.0), rank=0))),
+    Mutation("check_evaluations", "counts.evaluations", "more correct than samples",
+             lambda f: f.edit_events("evaluation_shard", lambda v: v.update(correct=v["samples"] + 1), rank=1)),
+    # figures
+    Mutation("check_quality", "figures.quality", "accuracy 0.9999",
+             lambda f: f.edit_events("evaluation", lambda v: v.update(quality=0.9999), rank=0)),
+    Mutation("check_quality", "figures.quality", "more correct in sum", lambda f: f.edit_events(
+        "evaluation", lambda v: v.update(correct=v["samples"], quality=1.0), rank=0)),
+    Mutation("check_quality", "figures.quality", "a lower loss",
+             lambda f: f.edit_events("evaluation", lambda v: v.update(loss=0.01), rank=0)),
+    Mutation("check_quality", "figures.quality", "accuracy 0.99 in the shards alone",
+             lambda f: set_quality_everywhere(f, 0.99)),
+    Mutation("check_result", "figures.result", "a faster result",
+             lambda f: f.edit_json(f.run() / "result.json", lambda r: r.update(wall_s=r["wall_s"] / 2)), "digests"),
+    Mutation("check_result", "figures.result", "a part of the time hidden", lambda f: f.edit_json(
+        f.run() / "result.json", lambda r: r["parts"].update(data_wait_s=0.0)), "digests"),
+    Mutation("check_summary", "figures.summary", "a better score",
+             lambda f: f.edit_submission(lambda s: s["summary"].update(vflops=s["summary"]["vflops"] + 1e3)), "digests"),
+    Mutation("check_summary", "figures.summary", "mini passed off as rankable",
+             lambda f: f.edit_submission(lambda s: s["summary"].update(rankable=True, why_not=[])), "digests"),
+    Mutation("check_summary", "figures.summary", "a narrower interval", lambda f: f.edit_submission(
+        lambda s: s["summary"].update(vflops_interval=[s["summary"]["vflops"]] * 2)), "digests"),
+    # times
+    Mutation("check_order_of_times", "times.order", "ends 60 s before it starts", lambda f: move_clock_stop(f, -60)),
+    Mutation("check_clock", "times.clock", "ends 60 s before it starts", lambda f: move_clock_stop(f, -60)),
+    Mutation("check_clock", "times.clock", "a rank's day later", lambda f: f.edit_lines(
+        lambda lines: [line.update(time_ns=line["time_ns"] + 86400 * NS_PER_S) for line in lines], rank=1)),
+    Mutation("check_order_of_times", "times.order", "ends 1 s after it starts", lambda f: move_clock_stop(f, 1)),
+    Mutation("check_durations", "times.durations", "all times compressed 100 times",
+             lambda f: compress_times(f, 100, walls=True)),
+    Mutation("check_durations", "times.durations", "one long evaluation",
+             lambda f: f.edit_events("evaluation_shard", lambda v: v.update(duration_ns=10**15), rank=1)),
+    Mutation("check_parts", "times.parts", "training steps shorter than their parts",
+             lambda f: f.edit_events("window", lambda v: v.update(duration_ns=v["duration_ns"] // 100))),
+    Mutation("check_wall", "times.wall", "all times but the wall clock compressed 100 times",
+             lambda f: compress_times(f, 100, walls=False)),
+    Mutation("check_wall", "times.wall", "a wall clock of another year",
+             lambda f: f.edit_events("clock_stop", lambda v: v.update(wall_ns=v["wall_ns"] + 10**18))),
+)  # fmt: skip
+
+
+def rules_found(forger: Forger) -> set[str]:
+    return {finding.rule for finding in verify_submission(forger.path).findings}
+
+
+def test_what_a_correct_run_writes_is_valid(recorded: Path) -> None:
+    verdict = verify_submission(recorded)
+    assert verdict.findings == []
+    assert verdict.valid
+
+
+def test_forging_without_a_change_leaves_a_valid_submission(forger: Forger) -> None:
+    forger.forge()
+    assert verify_submission(forger.path).findings == []
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.check}-{mutation.name}")
+def test_a_broken_submission_is_rejected_and_the_rule_named(
+    forger: Forger, mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation.change(forger)
+    if mutation.mends != "no":
+        forger.forge(configs=mutation.mends == "all", figures=mutation.mends in ("all", "figures"))
+    assert mutation.rule in rules_found(forger)
+    assert main([str(forger.path), "--quiet"]) == 1
+    for table, checks in (("FORM_CHECKS", FORM_CHECKS), ("CONTENT_CHECKS", CONTENT_CHECKS)):
+        mine = tuple(check for check in checks if check.__name__ == mutation.check)
+        monkeypatch.setattr(f"hpcai500.verify.{table}", mine)
+    assert mutation.rule in rules_found(forger), "another check found it"
+
+
+def test_every_check_has_a_mutation_of_its_own() -> None:
+    names = [check.__name__ for check in (*FORM_CHECKS, *CONTENT_CHECKS)]
+    assert len(set(names)) == len(names)
+    assert {mutation.check for mutation in MUTATIONS} == set(names)
+
+
+def test_a_failed_run_is_listed_and_its_cut_ledger_is_no_fault(tmp_path: Path) -> None:
+    path = record_submission(tmp_path, num_failed=1)
+    ledger = tmp_path / "run-3" / "ledger" / "rank-00001.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-20])
+    Forger(path).forge(configs=False)
+    verdict = verify_submission(path)
+    assert verdict.findings == []
+    assert verdict.notes == ["run run-3 failed: it is listed and not counted"]
+
+
+def test_an_official_submission_is_rankable(tmp_path: Path) -> None:
+    path = record_submission(tmp_path, size="official", num_ranks=1, settings={"report_steps": 10**6})
+    verdict = verify_submission(path)
+    assert verdict.findings == []
+    assert verdict.rankable
+    assert verdict.summary is not None
+    assert verdict.summary.vflops_2020_n10 is not None
+
+
+def test_a_small_submission_is_valid_but_not_rankable_and_says_so(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(recorded)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("VALID resnet50, free level, size smoke")
+    assert "not rankable: size smoke is never ranked" in printed
+    assert "VFLOPS" in printed
+    assert "s ranked" in printed
+
+
+def test_an_invalid_submission_prints_every_finding(forger: Forger, capsys: pytest.CaptureFixture[str]) -> None:
+    (forger.run() / "steps.h5").write_bytes(b"x")
+    forger.edit_submission(lambda submission: submission.update(edition="9.9"))
+    assert main([str(forger.path)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("INVALID")
+    assert "finding: form.edition at submission.json:edition: expected '0.1', found '9.9'" in printed
+    assert "finding: form.files at run-1/steps.h5" in printed
+
+
+def test_json_gives_the_verdict_to_a_program(forger: Forger, capsys: pytest.CaptureFixture[str]) -> None:
+    forger.edit_submission(lambda submission: submission.update(edition="9.9"))
+    assert main([str(forger.path), "--json"]) == 1
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["valid"] is False
+    assert verdict["findings"][0] == {
+        "rule": "form.edition",
+        "place": "submission.json:edition",
+        "expected": "'0.1'",
+        "found": "'9.9'",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"not JSON", b"[" * 100_000, b"\xff\xfe", b'{"a": NaN}'],
+    ids=lambda content: str(content)[:12],
+)
+def test_what_cannot_be_read_exits_2_with_one_sentence(
+    tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "submission.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert main([str(path)]) == 2
+    assert "cannot" in capsys.readouterr().err
+    with pytest.raises(RecordError):
+        verify_submission(path)
+    assert main([str(path), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["valid"] is False
+
+
+def test_all_schema_errors_are_listed_with_their_places(forger: Forger) -> None:
+    def change(submission: dict[str, Any]) -> None:
+        submission["created"] = "yesterday"
+        submission["system"]["os"] = " "
+        submission["extra"] = 1
+        del submission["runs"][0]["seed"]
+
+    forger.edit_submission(change)
+    findings = verify_submission(forger.path).findings
+    assert {finding.rule for finding in findings} == {"form.schema"}
+    text = "\n".join(finding.found for finding in findings)
+    for word in ("$.created", "$.system.os", "extra", "seed"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "system.json"])
+def test_a_missing_or_broken_file_of_a_run_is_a_finding(forger: Forger, name: str) -> None:
+    (forger.run() / name).write_bytes(b"{}")
+    assert "form.schema" in rules_found(forger)
+    (forger.run() / name).unlink()
+    assert "form.schema" in rules_found(forger)
+
+
+@pytest.mark.parametrize("folder", ["/", "..", "run-1/../..", "link"])
+def test_a_run_folder_outside_the_submission_is_refused(forger: Forger, tmp_path: Path, folder: str) -> None:
+    (forger.path.parent / "link").symlink_to(tmp_path)
+    forger.edit_submission(lambda submission: submission["runs"][0].update(folder=folder))
+    assert rules_found(forger) == {"form.folder"} | ({"runs.number"} & rules_found(forger))
+
+
+@pytest.mark.parametrize("field", ["workload", "size", "level"])
+def test_an_unknown_name_is_a_finding_that_lists_the_known_ones(forger: Forger, field: str) -> None:
+    forger.edit_submission(lambda submission: submission.update({field: "nothing"}))
+    findings = verify_submission(forger.path).findings
+    assert [finding.rule for finding in findings] == ["form.names"]
+    assert "known:" in findings[0].found
+
+
+def test_a_number_of_ranks_beyond_memory_does_not_stop_the_verifier(forger: Forger) -> None:
+    forger.edit_config(lambda config: config.update(num_ranks=2**60))
+    forger.forge()
+    assert "chain.ranks" in rules_found(forger)
+
+
+@pytest.mark.parametrize("event", ["window", "epoch_end", "evaluation_shard", "evaluation", "model_built", "data_open"])
+def test_no_huge_number_makes_the_verifier_raise(forger: Forger, event: str) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value.update({key: 2**63 - 1 for key, old in value.items() if type(old) is int})
+        value.update({key: 1.7e308 for key, old in value.items() if type(old) is float and key != "quality"})
+
+    forger.edit_events(event, change, rank=0)
+    forger.forge(figures=False)
+    assert not verify_submission(forger.path).valid
+
+
+def test_the_verifier_starts_without_the_run_half() -> None:
+    code = (
+        "import sys, hpcai500.verify; "
+        "print([m for m in ('torch', 'numpy', 'pandas', 'h5py', 'mpi4py', 'jsonschema', 'rich') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
