@@ -59,7 +59,7 @@ class Recipe:
     def class_names(self) -> tuple[str, ...]:
         """The shape, orientation and fineness of each class, in words."""
         return tuple(
-            f"{SHAPES[shape]}, stripes at {np.degrees(angle):.0f} degrees, {waves:.1f} to the side"
+            f"{SHAPES[shape]} with {waves:.1f} stripes to the side at {np.degrees(angle):.0f} degrees"
             for shape, angle, waves in (self.traits(label) for label in range(self.num_classes))
         )
 

@@ -261,6 +261,8 @@ class ImageSplit:
         if out is None or out.size < total:
             out = np.empty(total if out is None else total + total // 4, dtype=np.uint8)
         packed = out[:total]
+        if total == 0:
+            return packed, offsets
         view = packed.data
         descriptor = self._open()
         # In the order of the file, so that a disk reads forward; neighbours in one system call.

@@ -65,7 +65,10 @@ def _run_in_processes(
                 connection, result = _next_result(processes, in_work)
                 yield in_work.pop(connection), result
             in_work[connection] = task
-            connection.send(task)
+            try:
+                connection.send(task)
+            except (BrokenPipeError, ConnectionResetError):
+                raise _death_of(processes[connection]) from None
         while in_work:
             connection, result = _next_result(processes, in_work)
             yield in_work.pop(connection), result
@@ -98,15 +101,18 @@ def _next_result(
     try:
         result, error = connection.recv()
     except (EOFError, ConnectionResetError):
-        process = processes[connection]
-        process.join()
-        raise DataError(
-            f"a worker process ended with exit code {process.exitcode}, perhaps for lack of memory; "
-            "run the same command again, with fewer --workers if it recurs"
-        ) from None
+        raise _death_of(processes[connection]) from None
     if error is not None:
         raise error
     return connection, result
+
+
+def _death_of(process: BaseProcess) -> DataError:
+    process.join()
+    return DataError(
+        f"a worker process ended with exit code {process.exitcode}, perhaps for lack of memory; "
+        "run the same command again, with fewer --workers if it recurs"
+    )
 
 
 def _serve(connection: Connection, function: Callable[[Task], Result]) -> None:
