@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpcai500.errors import BackendUnavailableError, RunError
-from hpcai500.pipelines.decode import render_batch
+from hpcai500.pipelines.decode import picture_buffer, render_batch
 from hpcai500.pipelines.hdf5 import ImageSplit
 from hpcai500.pipelines.pipeline import Batch, BatchPlan, ImagePipeline, ImagePipelineConfig, plan_batch
 
@@ -185,8 +185,9 @@ class DaliPipeline(ImagePipeline):
         """A batch that DALI gave up; raises SampleError or leaves samples out, as the settings say."""
         LOG.warning("DALI does not decode a batch of %s; Pillow tries", split.path)
         packed, offsets = split.read(plan.ids)
-        pictures, ids = render_batch(split, plan, packed, offsets, decode_errors=self.config.decode_errors)
-        return self._batch(split, self.normalise(torch.from_numpy(pictures)), ids)
+        pictures = picture_buffer((len(plan.ids),), plan.side, channels_last=self.config.channels_last)
+        ids = render_batch(split, plan, packed, offsets, pictures, decode_errors=self.config.decode_errors)
+        return self._batch(split, self.normalise(pictures[: len(ids)]), ids)
 
     def close(self) -> None:
         """End the threads."""

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hpcai500.errors import SampleError, UnknownNameError, UsageError
 from hpcai500.pipelines import sampling
 from hpcai500.pipelines.hdf5 import ImageSplit
+from hpcai500.pipelines.normalise import Normaliser
 
 PIPELINES = {
     "dali": ("hpcai500.pipelines.dali", "DaliPipeline"),
@@ -195,9 +196,7 @@ class ImagePipeline(ABC):
         self.provenance = self.train.provenance
         self.num_skipped = 0
         self.device = torch.device(config.device)
-        mean, std = torch.tensor(config.mean, dtype=torch.float64), torch.tensor(config.std, dtype=torch.float64)
-        self._scale = (1 / (255 * std)).to(self.device, torch.float32).view(1, 3, 1, 1)
-        self._shift = (-mean / std).to(self.device, torch.float32).view(1, 3, 1, 1)
+        self.normalise = Normaliser(config.mean, config.std, self.device, channels_last=config.channels_last)
         self._running: dict[str, Generator[Batch, None, None]] = {}
         self._check_sizes()
         shares = (self.num_train_samples, config.batch_size_per_rank, config.num_ranks)
@@ -271,12 +270,6 @@ class ImagePipeline(ABC):
             self.num_skipped += len(ids) - len(batch.ids)
             if len(batch.ids):
                 yield batch
-
-    def normalise(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(x / 255 - mean) / std of bytes, shape (n, side, side, 3); returns float32, shape (n, 3, side, side)."""
-        memory_format = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        images = pictures.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return images.to(torch.float32, memory_format=memory_format).mul_(self._scale).add_(self._shift)
 
     @abstractmethod
     def _load(self, split: ImageSplit, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
