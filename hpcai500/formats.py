@@ -230,7 +230,7 @@ def read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_RECORD_BYTES + 1)
     except OSError as error:
-        raise RecordError(f"cannot read {str(path)!r} ({error.strerror})") from error
+        raise RecordError(f"cannot read {str(path)!r} ({error.strerror})") from None
     if len(content) > MAX_RECORD_BYTES:
         raise RecordError(f"{str(path)!r} is larger than {MAX_RECORD_BYTES} bytes and no record of hpcai500")
     return content
@@ -249,7 +249,7 @@ def decode(content: bytes, form: type[Form]) -> Form | list[str]:
             msgspec.json.decode(content)  # what comes after the first schema error may be no JSON at all
             return _list_schema_errors(content, form) or [str(error)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RecordError(f"it is not JSON: {error}") from error
+        raise RecordError(f"it is not JSON: {error}") from None
 
 
 def _list_schema_errors(content: bytes, form: type[Any]) -> list[str]:
@@ -300,8 +300,8 @@ def write_json(path: Path, record: object) -> str:
     try:
         with path.open("xb") as file:
             file.write(content)
-    except FileExistsError as error:
-        raise RecordError(f"{str(path)!r} exists and is never overwritten; choose another place") from error
+    except FileExistsError:
+        raise RecordError(f"{str(path)!r} exists and is never overwritten; choose another place") from None
     except OSError as error:
-        raise RecordError(f"cannot write {str(path)!r} ({error.strerror})") from error
+        raise RecordError(f"cannot write {str(path)!r} ({error.strerror})") from None
     return hashlib.sha256(content).hexdigest()

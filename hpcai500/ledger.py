@@ -59,14 +59,18 @@ class LedgerWriter:
             RecordError: the file exists, or cannot be created.
         """
         self.path = Path(path)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError as error:
-            message = f"ledger {str(self.path)!r} exists and is never overwritten; use another run folder"
-            raise RecordError(message) from error
+            self._file = os.open(self.path, flags, 0o644)
         except OSError as error:
-            raise RecordError(f"cannot create ledger {str(self.path)!r} ({error.strerror})") from error
+            if self.path.exists():
+                message = f"ledger {str(self.path)!r} exists and is never overwritten; use another run folder"
+            else:
+                message = (
+                    f"cannot create ledger {str(self.path)!r} ({error.strerror}); name a folder that can be written"
+                )
+            raise RecordError(message) from None
         self.wall_ns = time.time_ns()
         """Unix time at opening; what run_open reports."""
         self.monotonic_ns = time.monotonic_ns()
@@ -93,11 +97,12 @@ class LedgerWriter:
         """
         assert not self._is_closed, "the ledger is closed"
         assert event in EVENTS, f"{event} is not an event of hpcai500.events"
-        typed = msgspec.convert(msgspec.to_builtins(value), EVENTS[event])
-        for name, number in msgspec.structs.asdict(typed).items():
+        fields = msgspec.to_builtins(value)
+        for name, number in fields.items():
             if isinstance(number, float) and not math.isfinite(number):
                 message = f"{name} of event {event} is {number!r}, and a ledger takes finite numbers only"
                 raise RecordError(f"{message}; close the run as failed instead")
+        typed = msgspec.convert(fields, EVENTS[event])
         time_ns = self.wall_ns + time.monotonic_ns() - self.monotonic_ns
         line = msgspec.json.encode(
             _Line(self._seq, time_ns, event, msgspec.Raw(msgspec.json.encode(typed)), self._prev)
@@ -122,7 +127,7 @@ class LedgerWriter:
             message = (
                 f"cannot write ledger {str(self.path)!r} ({error.strerror}); its {self._seq} earlier events are safe"
             )
-            raise RecordError(message) from error
+            raise RecordError(message) from None
         self._num_bytes += len(line)
 
     def close(self, status: str | None = None, reason: str = "") -> None:
@@ -143,7 +148,7 @@ class LedgerWriter:
                 self.write("run_close", {"status": status, "reason": reason, "wall_ns": time.time_ns()})
             os.fsync(self._file)
         except OSError as error:
-            raise RecordError(f"cannot bring ledger {str(self.path)!r} to the disk ({error.strerror})") from error
+            raise RecordError(f"cannot bring ledger {str(self.path)!r} to the disk ({error.strerror})") from None
         finally:
             self._is_closed = True
             os.close(self._file)
@@ -240,4 +245,4 @@ def _read_lines(path: Path) -> Iterator[bytes]:
             while raw := file.readline(MAX_LINE_BYTES):
                 yield raw
     except OSError as error:
-        raise RecordError(f"cannot read ledger {str(path)!r} ({error.strerror})") from error
+        raise RecordError(f"cannot read ledger {str(path)!r} ({error.strerror})") from None

@@ -261,9 +261,9 @@ def assemble_submission(
 def _submitted_run(run: RunRecord, base: Path) -> SubmittedRun:
     try:
         folder = run.folder.resolve().relative_to(base.resolve())
-    except ValueError as error:
+    except ValueError:
         message = f"run folder {str(run.folder)!r} is not beneath {str(base)!r}; write the submission above its runs"
-        raise UsageError(message) from error
+        raise UsageError(message) from None
     return SubmittedRun(
         folder=folder.as_posix(),
         run_id=run.config.run_id,
@@ -290,4 +290,4 @@ def file_digest(path: Path) -> FileDigest:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return FileDigest(sha256=digest, size_bytes=file.tell())
     except OSError as error:
-        raise RecordError(f"cannot read {str(path)!r} ({error.strerror})") from error
+        raise RecordError(f"cannot read {str(path)!r} ({error.strerror})") from None

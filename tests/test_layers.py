@@ -1,0 +1,33 @@
+"""The judge half imports nothing of the run half, so that anybody can check a submission in a moment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+JUDGE_HALF = (
+    "hpcai500",
+    "hpcai500.checks",
+    "hpcai500.edition",
+    "hpcai500.events",
+    "hpcai500.finding",
+    "hpcai500.formats",
+    "hpcai500.ledger",
+    "hpcai500.metrics",
+    "hpcai500.record",
+    "hpcai500.submission",
+    "hpcai500.verify",
+)
+HEAVY = ("torch", "numpy", "pandas", "h5py", "mpi4py", "horovod", "nvidia", "rich", "jsonschema", "submitit")
+RUN_HALF = ("comm", "pipelines", "models", "workloads", "engine", "train", "system", "collector", "flop", "launch")
+
+
+@pytest.mark.parametrize("module", JUDGE_HALF)
+def test_the_judge_half_imports_neither_heavy_libraries_nor_the_run_half(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert module in loaded
+    unwanted = {*HEAVY, *(f"hpcai500.{name}" for name in RUN_HALF)}
+    assert unwanted.intersection(loaded) == set()
