@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from processes import is_alive, wait_for
 
 from hpcai500.comm.communicator import COMMUNICATORS, find_place, open_communicator
 from hpcai500.comm.torchdist import first_node, rendezvous
@@ -92,7 +93,7 @@ def test_one_rank_that_ends_badly_ends_all(comm: str, how: str, tmp_path: Path) 
     assert len(pids) == 2, result.stderr
     assert result.returncode == {"abort": 3, "kill": 137, "raise": 1}[how], result.stderr
     assert not (tmp_path / "went-on").exists()
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    wait_for(lambda: not any(map(is_alive, pids)))
 
 
 def test_an_unknown_communicator_is_refused_and_the_known_ones_listed() -> None:

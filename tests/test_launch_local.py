@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import is_alive, wait_for
 
 from hpcai500.errors import BackendUnavailableError, UnknownNameError, UsageError
 from hpcai500.launch import local
@@ -47,14 +47,6 @@ LAUNCHES = [
 ]
 
 
-def wait_for(condition: object, *, seconds: float = 60.0) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def start(comm: str, num_ranks: int, program: str, folder: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
     """Start ranks behind a launching process, as a user does; returns that process and the ranks' once all run."""
     command = [sys.executable, "-c", RUN, comm, str(num_ranks), sys.executable, "-c", program, str(folder)]
@@ -62,13 +54,6 @@ def start(comm: str, num_ranks: int, program: str, folder: Path) -> tuple[subpro
     files = [folder / f"pid-{rank}" for rank in range(num_ranks)]
     wait_for(lambda: all(file.exists() and file.read_text() for file in files))
     return process, [int(file.read_text()) for file in files]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(("comm", "num_ranks"), LAUNCHES)
