@@ -22,7 +22,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def open_images(path: str | os.PathLike[str]) -> ImageFileInfo:
             validation samples, or has labels or offsets out of range.
     """
     path = Path(path)
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, readable_tables(path):
         check_kind(file, path)
         class_names = tuple(file["class_names"].asstr()[:])
         splits = {split: _read_table(file, split, path) for split in SPLITS}
@@ -122,6 +123,15 @@ def open_hdf5(path: Path) -> h5py.File:
                 f"data file {str(path)!r} is not an HDF5 file; give one that `hpcai500 data prepare` wrote"
             ) from None
         raise DataError(f"data file {str(path)!r} cannot be opened") from error
+
+
+@contextmanager
+def readable_tables(path: Path) -> Iterator[None]:
+    """Turn what h5py says of damaged tables into a sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise DataError(f"data file {str(path)!r} has damaged tables; copy or prepare it again") from error
 
 
 def check_kind(file: h5py.File, path: Path) -> None:

@@ -20,7 +20,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from hpcai500.pipelines.hdf5 import SPLITS, TruncatedError, check_kind, dataset_digest, open_hdf5, text_of
+from hpcai500.pipelines.hdf5 import (
+    SPLITS,
+    TruncatedError,
+    check_kind,
+    dataset_digest,
+    open_hdf5,
+    readable_tables,
+    text_of,
+)
 from hpcai500.pipelines.hdf5_writer import CHUNK_BYTES, CHUNK_SAMPLES, Report, report_nothing
 from hpcai500.pipelines.image_header import read_header
 from hpcai500.pipelines.worker_pool import run_tasks
@@ -68,7 +76,7 @@ def check_images(
     Raises:
         DataError: it cannot be checked: missing, of another kind or version, incomplete, or without its tables.
     """
-    with _open_even_if_truncated(path) as (file, findings):
+    with readable_tables(path), _open_even_if_truncated(path) as (file, findings):
         check_kind(file, path)
         for split in SPLITS:
             findings.extend(_check_tables(file, split))
