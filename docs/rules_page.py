@@ -1,0 +1,91 @@
+"""Writes docs/rules.rst from rules/, so that the page cannot differ from what launcher and verifier apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcai500.edition import Edition, Setting, Size, Workload, load_edition
+
+HEAD = """.. This page is written from rules/ by docs/rules_page.py; edit the rules, not the page.
+
+The rules, edition {number}
+{line}
+
+Layers and levels
+-----------------
+
+HPC AI500 sorts what can be changed about a run into nine layers. A level says which layers may change. Launcher and
+verifier ask the same function, so what would be refused afterwards is refused before it starts.
+
+"""
+DECISIONS = """
+What the benchmark leaves undefined and this project decides: precision is open at every level and a column of any
+ranking, while weights, optimizer state and normalisation statistics stay fp32; the optimizer belongs to the free
+level; an official run trains all its epochs; the achieved quality is that of the last evaluation, never the best of
+several; the ranked clock runs from before the first training batch is read to after the last evaluation, with
+everything in between; FLOP are counted for the model as run, at the resolution run.
+
+"""
+
+
+def write_rules_page(path: Path) -> None:
+    """Write the page, only if it changed, so that an unchanged page is not built anew."""
+    text = rules_page(load_edition())
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def rules_page(edition: Edition) -> str:
+    """The page in reStructuredText."""
+    title = f"The rules, edition {edition.number}"
+    parts = [HEAD.format(number=edition.number, line="=" * len(title)), layers_table(edition), DECISIONS]
+    for workload in edition.workloads.values():
+        parts.append(f"{workload.title}\n{'-' * len(workload.title)}\n\n")
+        parts.append(sizes_table(workload))
+        parts.append(settings_table(edition, workload))
+    return "".join(parts)
+
+
+def layers_table(edition: Edition) -> str:
+    levels = list(edition.levels.values())
+    rows = [
+        [f"{number} {name}", *("may change" if number in level.open_layers else "fixed" for level in levels)]
+        for number, name in sorted(edition.layers.items())
+    ]
+    return table(["layer", *(level.name for level in levels)], rows)
+
+
+def sizes_table(workload: Workload) -> str:
+    fields = [field for field in Size.__struct_fields__ if field != "name"]
+    rows = [[field, *(show(getattr(size, field)) for size in workload.sizes.values())] for field in fields]
+    return "Sizes: layer 9, which no level may change.\n\n" + table(["", *workload.sizes], rows) + "\n"
+
+
+def settings_table(edition: Edition, workload: Workload) -> str:
+    rows = [
+        [key, show(setting.default), by_size(setting), str(setting.layer), open_levels(edition, setting), setting.note]
+        for key, setting in workload.settings.items()
+    ]
+    head = ["setting", "default", "other sizes", "layer", "may change at", "meaning"]
+    return "Settings, for ``--set KEY=VALUE``:\n\n" + table(head, rows) + "\n"
+
+
+def by_size(setting: Setting) -> str:
+    return ", ".join(f"{size}: {show(value)}" for size, value in setting.default_by_size.items()) or "-"
+
+
+def open_levels(edition: Edition, setting: Setting) -> str:
+    return ", ".join(level.name for level in edition.levels.values() if setting.is_open_at(level)) or "none"
+
+
+def show(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in [head, *rows]:
+        lines += [f"   {'* -' if index == 0 else '  -'} {cell}".rstrip() for index, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
