@@ -202,12 +202,11 @@ def print_verdict(verdict: Verdict) -> None:
 def _print_summary(summary: Summary) -> None:
     low, high = summary.vflops_interval
     exponent = f"{summary.vflops_exponent:g}"
-    parts = f"{summary.flops:.4g} flop/s, {summary.achieved_quality:.4f}, {summary.target_quality:g}, {exponent}"
-    print(
-        f"  VFLOPS   {summary.vflops:.4g} flop/s, median of {summary.num_completed} runs, 95 % {low:.4g} to {high:.4g}"
-    )
+    flops, quality = f"FLOPS {summary.flops:.4g} flop/s", f"achieved {summary.achieved_quality:.4f}"
+    print(f"  VFLOPS   {summary.vflops:.4g} flop/s, median of {summary.num_completed} runs")
+    print(f"           95 % interval {low:.4g} to {high:.4g} (bootstrap over the runs)")
     print("           of each run = FLOPS x (achieved quality / target quality) ^ n")
-    print(f"           medians of the parts: {parts}")
+    print(f"           medians: {flops}, {quality}, target {summary.target_quality:g}, n = {exponent}")
     print(f"  clock    {summary.wall_s:.3f} s ranked, {summary.train_s:.3f} s of it in training steps")
     if summary.vflops_variation is not None:
         print(f"  spread   {100 * summary.vflops_variation:.2f} % (standard deviation / mean of VFLOPS over runs)")

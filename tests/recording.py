@@ -101,7 +101,7 @@ def record_submission(
             num_nodes=1,
             device="cpu",
             data=DataSource(path="data.h5", dataset_sha256=DATASET, source=rules.size(size).data_sources[0]),
-            settings=rules.resolve(size, level, settings or {}),
+            settings=rules.resolve(size, level, {"checkpoint_every_epochs": 1} | (settings or {})),
         )
         record_run(run_folder, config, number=number, fails=number >= num_runs - num_failed)
     assemble_submission(folders, folder / "submission.json", submitter="somebody")
@@ -147,7 +147,8 @@ def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, num
             ledger.close("failed", "the loss is nan")
             return
         record_evaluation(ledger, clock, epoch + 1, rank=rank, config=config, number=number)
-        if rank == 0:
+        every_epochs = int(config.settings["checkpoint_every_epochs"])
+        if rank == 0 and every_epochs and (epoch + 1) % every_epochs == 0:
             clock.advance(0.6)
             checkpoint = {"epoch": epoch + 1, "path": f"epoch-{epoch + 1:04d}.pt", "sha256": DATASET}
             ledger.write("checkpoint", checkpoint | {"duration_ns": NS_PER_S // 2})

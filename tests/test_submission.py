@@ -178,7 +178,7 @@ def test_config_comes_with_the_digest_of_its_file(path: Path) -> None:
 
 def test_settings_keep_their_types_through_the_file(path: Path) -> None:
     config, _ = read_config(path.parent / "run-1")
-    expected = load_edition().workload("resnet50").resolve("smoke", "free", {})
+    expected = load_edition().workload("resnet50").resolve("smoke", "free", {"checkpoint_every_epochs": 1})
     assert {key: (type(value), value) for key, value in config.settings.items()} == {
         key: (type(value), value) for key, value in expected.items()
     }

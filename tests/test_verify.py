@@ -265,6 +265,7 @@ MUTATIONS = (
         f.edit_events("evaluation", lambda v: v.update(samples=v["correct"], quality=1.0), rank=0))),
     Mutation("check_evaluations", "counts.evaluations", "more correct than samples",
              lambda f: f.edit_events("evaluation_shard", lambda v: v.update(correct=v["samples"] + 1), rank=1)),
+    Mutation("check_checkpoints", "counts.checkpoints", "checkpoints deleted", lambda f: drop_events(f, "checkpoint")),
     # figures
     Mutation("check_quality", "figures.quality", "accuracy 0.9999",
              lambda f: f.edit_events("evaluation", lambda v: v.update(quality=0.9999), rank=0)),
@@ -350,7 +351,9 @@ def test_a_failed_run_is_listed_and_its_cut_ledger_is_no_fault(tmp_path: Path) -
 
 
 def test_an_official_submission_is_rankable(tmp_path: Path) -> None:
-    path = record_submission(tmp_path, size="official", num_ranks=1, settings={"report_steps": 10**6})
+    path = record_submission(
+        tmp_path, size="official", num_ranks=1, settings={"report_steps": 10**6, "checkpoint_every_epochs": 0}
+    )
     verdict = verify_submission(path)
     assert verdict.findings == []
     assert verdict.rankable

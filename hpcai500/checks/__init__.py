@@ -38,6 +38,7 @@ CONTENT_CHECKS: tuple[Check, ...] = (
     counts.check_windows,
     counts.check_digests,
     counts.check_evaluations,
+    counts.check_checkpoints,
     figures.check_quality,
     figures.check_result,
     figures.check_summary,

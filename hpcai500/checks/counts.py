@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpcai500.checks.case import Case, RunCase
-from hpcai500.events import DataOpen, EpochEnd, Evaluation, EvaluationShard, ModelBuilt, Window
+from hpcai500.events import Checkpoint, DataOpen, EpochEnd, Evaluation, EvaluationShard, ModelBuilt, Window
 from hpcai500.finding import Finding
 from hpcai500.metrics import resnet50_flop
 from hpcai500.record import RankLedger
@@ -175,4 +175,18 @@ def check_evaluations(case: Case) -> list[Finding]:
                 "correct": (min(shard.correct, shard.samples), shard.correct),
             }
             findings += _differences("counts.evaluations", place, pairs)
+    return findings
+
+
+def check_checkpoints(case: Case) -> list[Finding]:
+    """Rank 0 wrote a checkpoint after every period of the configuration: their time is part of the ranked clock."""
+    findings = []
+    for run in case.completed:
+        period = int(run.config.settings["checkpoint_every_epochs"])
+        expected = list(range(period, case.size.epochs + 1, period)) if period else []
+        root = run.record.ledgers[0]
+        found = [checkpoint.epoch for checkpoint in root.values(Checkpoint)]
+        if found != expected:
+            place = f"{root.place}:checkpoint"
+            findings.append(Finding("counts.checkpoints", place, f"after epochs {expected}", f"{found[:100]}"))
     return findings
