@@ -7,9 +7,8 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from recording import NS_PER_S, Forger, record_submission
+from recording import EDITION, NS_PER_S, Forger, record_submission
 
-from hpcai500.edition import load_edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.metrics import bootstrap_interval, resnet50_flop
 from hpcai500.submission import (
@@ -25,7 +24,7 @@ from hpcai500.submission import (
     write_json,
 )
 
-SIZE = load_edition().workload("resnet50").size("smoke")
+SIZE = EDITION.workload("resnet50").size("smoke")
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_figures_of_a_run_follow_from_its_ledgers(path: Path) -> None:
-    result = result_from_ledgers(path.parent / "run-1", load_edition())
+    result = result_from_ledgers(path.parent / "run-1", EDITION)
     steps = SIZE.num_train_samples // 32
     assert result.status == "completed"
     assert result.epochs == SIZE.epochs
@@ -55,7 +54,7 @@ def test_the_figures_of_a_run_follow_from_its_ledgers(path: Path) -> None:
 
 
 def test_the_ranked_clock_runs_from_the_first_start_to_the_last_stop(path: Path) -> None:
-    before = result_from_ledgers(path.parent / "run-1", load_edition()).wall_s
+    before = result_from_ledgers(path.parent / "run-1", EDITION).wall_s
     assert before is not None
 
     def start_later(lines: list[dict[str, Any]]) -> None:
@@ -63,7 +62,7 @@ def test_the_ranked_clock_runs_from_the_first_start_to_the_last_stop(path: Path)
             line["time_ns"] += 3 * NS_PER_S
 
     Forger(path).edit_lines(start_later, rank=1)
-    after = result_from_ledgers(path.parent / "run-1", load_edition()).wall_s
+    after = result_from_ledgers(path.parent / "run-1", EDITION).wall_s
     rank_0, rank_1 = before, before - 0.6 * SIZE.epochs  # rank 1 writes no checkpoints
     assert after == pytest.approx(max(rank_0, rank_1 + 3))
 
@@ -73,12 +72,12 @@ def test_the_achieved_quality_is_the_last_never_the_best(path: Path) -> None:
         value["quality"] = {1: 0.9}.get(value["epoch"], 0.2)
 
     Forger(path).edit_events("evaluation", change, rank=0)
-    assert result_from_ledgers(path.parent / "run-1", load_edition()).achieved_quality == 0.2
+    assert result_from_ledgers(path.parent / "run-1", EDITION).achieved_quality == 0.2
 
 
 def test_a_failed_run_has_the_figures_it_got_far_enough_for(tmp_path: Path) -> None:
     record_submission(tmp_path, num_failed=1)
-    result = result_from_ledgers(tmp_path / "run-3", load_edition())
+    result = result_from_ledgers(tmp_path / "run-3", EDITION)
     assert result.status == "failed"
     assert result.samples > 0
     assert result.wall_s is None
@@ -87,14 +86,14 @@ def test_a_failed_run_has_the_figures_it_got_far_enough_for(tmp_path: Path) -> N
 
 def test_a_run_without_a_rank_s_last_word_is_interrupted(path: Path) -> None:
     Forger(path).edit_lines(lambda lines: lines.pop(), rank=1)
-    assert result_from_ledgers(path.parent / "run-1", load_edition()).status == "interrupted"
+    assert result_from_ledgers(path.parent / "run-1", EDITION).status == "interrupted"
 
 
 def test_a_damaged_ledger_is_named(path: Path) -> None:
     ledger = path.parent / "run-1" / "ledger" / "rank-00001.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b'"samples":', b'"samples":1', 1))
     with pytest.raises(RecordError, match=r"rank-00001\.jsonl:\d+.*prev"):
-        result_from_ledgers(path.parent / "run-1", load_edition())
+        result_from_ledgers(path.parent / "run-1", EDITION)
 
 
 def test_a_submission_holds_all_started_runs_and_medians_over_the_completed(tmp_path: Path) -> None:
@@ -120,7 +119,7 @@ def test_checkpoints_are_not_digested(path: Path) -> None:
     folder = path.parent / "run-1"
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "epoch-0001.pt").write_bytes(b"weights")
-    submission = assemble_submission([folder, path.parent / "run-2"], path.parent / "second.json")
+    submission = assemble_submission([folder, path.parent / "run-2"], path.parent / "second.json", EDITION)
     assert not any(name.startswith("checkpoints") for name in submission.runs[0].files)
 
 
@@ -149,7 +148,7 @@ def test_a_folder_without_a_ledger_is_refused(path: Path) -> None:
     for ledger in (path.parent / "run-1" / "ledger").iterdir():
         ledger.unlink()
     with pytest.raises(RecordError, match="has no ledger; has the run started"):
-        result_from_ledgers(path.parent / "run-1", load_edition())
+        result_from_ledgers(path.parent / "run-1", EDITION)
 
 
 @pytest.mark.parametrize("form", [Submission, RunResult, RunConfig, System])
@@ -178,7 +177,7 @@ def test_config_comes_with_the_digest_of_its_file(path: Path) -> None:
 
 def test_settings_keep_their_types_through_the_file(path: Path) -> None:
     config, _ = read_config(path.parent / "run-1")
-    expected = load_edition().workload("resnet50").resolve("smoke", "free", {"checkpoint_every_epochs": 1})
+    expected = EDITION.workload("resnet50").resolve("smoke", "free", {"checkpoint_every_epochs": 1})
     assert {key: (type(value), value) for key, value in config.settings.items()} == {
         key: (type(value), value) for key, value in expected.items()
     }

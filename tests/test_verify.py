@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import NS_PER_S, Forger, record_submission
+from recording import EDITION, NS_PER_S, Forger, record_submission
 
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS
 from hpcai500.errors import RecordError
@@ -20,6 +20,11 @@ from hpcai500.verify import main, verify_submission
 
 Lines = list[dict[str, Any]]
 OTHER = "1" * 64
+
+
+@pytest.fixture(autouse=True)
+def edition_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
 
 
 @pytest.fixture(scope="session")
