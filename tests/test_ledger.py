@@ -222,5 +222,5 @@ def test_a_killed_rank_leaves_all_that_it_wrote(tmp_path: Path) -> None:
 
 
 def test_a_folder_nobody_may_write_to_is_a_record_error() -> None:
-    with pytest.raises(RecordError, match="cannot create ledger '/proc/rank-00000.jsonl'.*name a folder"):
+    with pytest.raises(RecordError, match=r"cannot create ledger '/proc/rank-00000\.jsonl'.*name a folder"):
         LedgerWriter("/proc/rank-00000.jsonl")  # refuses root too
