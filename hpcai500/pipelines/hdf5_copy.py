@@ -19,6 +19,7 @@ from hpcai500.errors import DataError
 from hpcai500.pipelines.image_header import read_header
 
 SIZE_BYTES, SHA256_BYTES = 8, 32  # of a row of `sizes` (two int32) and of `sha256`
+WRITE_BYTES = 512 << 10  # measured on ext4 of Linux 6.18: larger writes cost up to three times the system time
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -131,7 +132,7 @@ def _read_piece(piece: Piece, data: memoryview) -> None:
 def _write_fully(descriptor: int, data: memoryview | bytearray, position: int) -> None:
     view = memoryview(data)
     while view:
-        num_written = os.pwrite(descriptor, view, position)
+        num_written = os.pwrite(descriptor, view[:WRITE_BYTES], position)
         position += num_written
         view = view[num_written:]
 
