@@ -7,7 +7,9 @@ in page faults than in copying. The batch is normalised on its device in one go.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,6 +88,16 @@ def as_is(answer: Any) -> Any:
     return answer
 
 
+def fork_server() -> ForkServerContext:
+    """Starts workers from a process without threads, which has imported what they need.
+
+    A fork of this process may deadlock: torch, MPI, DALI and the queues of other workers have threads that hold locks.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    return context
+
+
 class Loader:
     """The workers of one split."""
 
@@ -104,6 +116,7 @@ class Loader:
             num_workers=num_workers,
             prefetch_factor=per_worker,
             persistent_workers=num_workers > 0,
+            multiprocessing_context=fork_server() if num_workers else None,
         )
 
     def run(self, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:
