@@ -459,7 +459,7 @@ def test_an_empty_validation_set_is_refused(open_one: Open, tmp_path: Path):
 
 
 def test_a_missing_file_is_refused(open_one: Open, tmp_path: Path):
-    with pytest.raises(DataError, match="nowhere.h5"):
+    with pytest.raises(DataError, match=r"nowhere\.h5"):
         open_one(tmp_path / "nowhere.h5")
 
 

@@ -128,6 +128,10 @@ class Loader:
                 raise answer.error
             yield self._renderer.slots[answer.slot][: len(answer.ids)], answer.ids
 
+    def close(self) -> None:
+        """End the workers, which DataLoader does when it goes; a traceback may keep this object, but not that one."""
+        del self._loader
+
 
 class TorchPipeline(ImagePipeline):
     """Batches by Pillow and torch's DataLoader."""
@@ -144,4 +148,5 @@ class TorchPipeline(ImagePipeline):
     def close(self) -> None:
         """End the workers."""
         super().close()
-        self._loaders.clear()
+        while self._loaders:
+            self._loaders.popitem()[1].close()
