@@ -97,8 +97,8 @@ class EpochAccount:
         if self._losses:
             self._check_losses()
             self._close_window()
-        value = {"epoch": self._epoch, "steps": self._steps, "samples": self._samples, "skipped": skipped}
-        value |= {"sample_digest": str(self._digest)}
+        value: dict[str, object] = {"epoch": self._epoch, "steps": self._steps, "samples": self._samples}
+        value |= {"skipped": skipped, "sample_digest": str(self._digest)}
         value |= {"learning_rate_first": self._learning_rates[0], "learning_rate_last": self._learning_rates[-1]}
         if epoch_digest is not None:
             value["epoch_digest"] = str(epoch_digest)
@@ -119,8 +119,8 @@ class EpochAccount:
         return enumerate(self._losses[first:], start=first)
 
     def _close_window(self) -> None:
-        value = {"epoch": self._epoch, "first_step": self._window_first_step, "num_steps": len(self._losses)}
-        value |= {"samples": self._window_samples, "loss_sum": self._loss_sum}
+        value: dict[str, object] = {"epoch": self._epoch, "first_step": self._window_first_step}
+        value |= {"num_steps": len(self._losses), "samples": self._window_samples, "loss_sum": self._loss_sum}
         value |= {"learning_rate": self._learning_rates[-1], "duration_ns": sum(self._window_ns.values())}
         value |= {f"{phase}_ns": amount_ns for phase, amount_ns in self._window_ns.items()}
         self._ledger.write("window", value)

@@ -162,9 +162,9 @@ class Engine:
         value = {"epoch": completed_epochs, **shard._asdict(), "duration_ns": duration_ns}
         self.ledger.write("evaluation_shard", value)
         total = ShardCounts(0, 0, 0.0)
-        for shard_of_rank in self.comm.allgather(tuple(shard)):
-            total = total.plus(ShardCounts(*shard_of_rank))
+        for shard_of_rank in self.comm.allgather(shard):
+            total = total.plus(shard_of_rank)
         if self.comm.rank == 0:
+            quality, loss = total.correct / total.samples, total.loss_sum / total.samples
             counts = {"epoch": completed_epochs, "samples": total.samples, "correct": total.correct}
-            ratios = {"quality": total.correct / total.samples, "loss": total.loss_sum / total.samples}
-            self.ledger.write("evaluation", counts | ratios)
+            self.ledger.write("evaluation", {**counts, "quality": quality, "loss": loss})

@@ -51,7 +51,7 @@ def count_flop(build_model: Callable[[], nn.Module], input_shape: tuple[int, ...
         model(samples)
     with FlopCounterMode(display=False) as training_counter:
         output: Tensor = model(samples)
-        output.sum().backward()
+        torch.autograd.backward(output.sum())
     return FlopCount(
         forward=forward_counter.get_total_flops() // BATCH, training=training_counter.get_total_flops() // BATCH
     )

@@ -35,7 +35,7 @@ from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.checks.form import is_inside
 from hpcai500.command import run_command
-from hpcai500.edition import Edition, load_edition
+from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError, UnknownNameError
 from hpcai500.finding import Finding
 from hpcai500.formats import Form, RunConfig, RunResult, Submission, SubmittedRun, Summary, System, decode, read_bytes
@@ -58,7 +58,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         why_not: why it is not rankable.
         findings: all that is wrong.
         notes: what a reader should know and is not wrong, such as runs that failed.
-        summary: the figures as recomputed; None where they cannot be.
+        results: the figures of each run, as recomputed; empty where they cannot be.
+        summary: those of the submission, likewise; None where they cannot be.
         workload: with level, size and edition, what was submitted; None where that cannot be read.
     """
 
@@ -67,6 +68,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     why_not: list[str]
     findings: list[Finding]
     notes: list[str]
+    results: list[RunResult] = []
     summary: Summary | None = None
     workload: str | None = None
     level: str | None = None
@@ -96,13 +98,13 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
         return _invalid([Finding("form.names", path.name, f"names of edition {edition.number}", str(error))])
     runs, findings = _read_runs(path, submission)
     case = Case(path, edition, submission, workload, size, runs)
-    summary = None
+    results: list[RunResult] = []
     if runs:
         is_whole = not findings
         findings += [finding for check in FORM_CHECKS for finding in check(case)]
         if is_whole and not any(finding.rule in STRUCTURE_RULES for finding in findings):
             findings += [finding for check in CONTENT_CHECKS for finding in check(case)]
-            summary = _summary(case)
+            results = [compute_result(run.record, case.size) for run in case.runs]
     return Verdict(
         valid=not findings,
         rankable=size.rankable and not findings,
@@ -111,7 +113,8 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
         notes=[
             f"run {run.place} {run.record.status}: it is listed and not counted" for run in runs if not run.is_complete
         ],
-        summary=summary,
+        results=results,
+        summary=_summary(results, size),
         workload=submission.workload,
         level=submission.level,
         size=submission.size,
@@ -129,9 +132,9 @@ def _why_not(case: Case, findings: list[Finding]) -> list[str]:
     return [*reasons, "it is not valid"] if findings else reasons
 
 
-def _summary(case: Case) -> Summary | None:
+def _summary(results: list[RunResult], size: Size) -> Summary | None:
     try:
-        return summarise([compute_result(run.record, case.size) for run in case.runs], case.size)
+        return summarise(results, size)
     except RecordError:  # check_summary has said so
         return None
 
@@ -191,6 +194,7 @@ def print_verdict(verdict: Verdict) -> None:
     print(f"{'VALID' if verdict.valid else 'INVALID'}{what if verdict.workload else ''}")
     if verdict.summary is not None:
         _print_summary(verdict.summary)
+        _print_results(verdict.results)
     for reason in verdict.why_not:
         print(f"not rankable: {reason}")
     for note in verdict.notes:
@@ -200,20 +204,42 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def _print_summary(summary: Summary) -> None:
-    low, high = summary.vflops_interval
-    exponent = f"{summary.vflops_exponent:g}"
-    flops, quality = f"FLOPS {summary.flops:.4g} flop/s", f"achieved {summary.achieved_quality:.4f}"
-    print(f"  VFLOPS   {summary.vflops:.4g} flop/s, median of {summary.num_completed} runs")
-    print(f"           95 % interval {low:.4g} to {high:.4g} (bootstrap over the runs)")
-    print("           of each run = FLOPS x (achieved quality / target quality) ^ n")
-    print(f"           medians: {flops}, {quality}, target {summary.target_quality:g}, n = {exponent}")
-    print(f"  clock    {summary.wall_s:.3f} s ranked, {summary.train_s:.3f} s of it in training steps")
+    low, high = (format_flops(bound) for bound in summary.vflops_interval)
+    score = f"median of {summary.num_completed} runs, 95 % interval {low} to {high}"
     if summary.vflops_variation is not None:
-        print(f"  spread   {100 * summary.vflops_variation:.2f} % (standard deviation / mean of VFLOPS over runs)")
+        score += f", variation {100 * summary.vflops_variation:.1f} %"
+    print(f"  VFLOPS = {format_flops(summary.vflops)} ({score})")
+    print("  of each run: FLOPS x (achieved quality / target quality) ^ n")
     if summary.vflops_2020 is not None and summary.vflops_2020_n10 is not None:
-        old = f"{summary.vflops_2020:.4g} flop/s with n = {exponent}, {summary.vflops_2020_n10:.4g} with n = 10"
-        print(f"  2020     {old}")
-        print("           (23 GFLOP an image as in the ranking of 2020; never compare it with VFLOPS)")
+        exponent = f"{summary.vflops_exponent:g}"
+        old = (
+            f"{format_flops(summary.vflops_2020)} with n = {exponent}, {format_flops(summary.vflops_2020_n10)} with 10"
+        )
+        print(f"  by the convention of the ranking of 2020 (23 GFLOP a picture), never compare: {old}")
+
+
+def _print_results(results: list[RunResult]) -> None:
+    """One row a run: all parts of its VFLOPS and both clocks."""
+    print("   seed          FLOPS   achieved   target   n         VFLOPS   ranked clock   training   target reached")
+    for result in results:
+        if result.flops is None or result.vflops is None or result.wall_s is None or result.train_s is None:
+            print(f"  {result.seed:>5}   {result.status}")
+            continue
+        quality = f"{result.achieved_quality:>8.4f}   {result.target_quality:>6.4g}   {result.vflops_exponent:g}"
+        reached = "no" if result.time_to_quality_s is None else f"after {result.time_to_quality_s:.1f} s"
+        print(
+            f"  {result.seed:>5}   {format_flops(result.flops):>12}   {quality}   {format_flops(result.vflops):>12}"
+            f"   {result.wall_s:>10.2f} s {result.train_s:>8.2f} s   {reached}"
+        )
+
+
+def format_flops(value: float) -> str:
+    """A rate with an SI prefix and four digits, as "61.23 GFLOPS"."""
+    prefixes = ("", "k", "M", "G", "T", "P", "E", "Z")
+    power = 0
+    while value >= 1000 and power < len(prefixes) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.4g} {prefixes[power]}FLOPS"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from recording import EDITION, NS_PER_S, Forger, record_submission
 
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS
 from hpcai500.errors import RecordError
-from hpcai500.verify import main, verify_submission
+from hpcai500.verify import format_flops, main, verify_submission
 
 Lines = list[dict[str, Any]]
 OTHER = "1" * 64
@@ -373,8 +374,17 @@ def test_a_small_submission_is_valid_but_not_rankable_and_says_so(
     printed = capsys.readouterr().out
     assert printed.startswith("VALID resnet50, free level, size smoke")
     assert "not rankable: size smoke is never ranked" in printed
-    assert "VFLOPS" in printed
-    assert "s ranked" in printed
+    assert "VFLOPS = " in printed
+    for part in ("FLOPS", "achieved", "target", "ranked clock", "training"):
+        assert part in printed
+    assert len(re.findall(r"^ +[12] .*FLOPS .* s .* s ", printed, re.MULTILINE)) == 2  # a row a run
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.0, "0 FLOPS"), (999.0, "999 FLOPS"), (6.1234e10, "61.23 GFLOPS"), (1e18, "1 EFLOPS")]
+)
+def test_rates_are_printed_with_prefixes(rate: float, text: str) -> None:
+    assert format_flops(rate) == text
 
 
 def test_an_invalid_submission_prints_every_finding(forger: Forger, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ class ShardCounts(NamedTuple):
     loss_sum: float
 
     def plus(self, other: ShardCounts) -> ShardCounts:
-        return ShardCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return ShardCounts(self.samples + other.samples, self.correct + other.correct, self.loss_sum + other.loss_sum)
 
 
 class Workload(Protocol):
