@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from processes import is_alive, wait_for
 
+from hpcai500.comm.buckets import pack
 from hpcai500.comm.communicator import COMMUNICATORS, find_place, open_communicator
 from hpcai500.comm.torchdist import first_node, rendezvous
 from hpcai500.errors import BackendUnavailableError, UnknownNameError, UsageError
@@ -109,6 +111,22 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(BackendUnavailableError, match=r"pip install 'hpcai500\[mpi\]'"):
         open_communicator("mpi")
+
+
+def test_gradients_that_mpi_cannot_sum_are_refused() -> None:
+    module = torch.nn.Linear(2, 2, dtype=torch.bfloat16)
+    with pytest.raises(
+        UsageError, match=r"torch\.bfloat16 cannot be summed by MPI or Horovod; keep parameters in float32"
+    ):
+        pack(module.parameters(), bucket_bytes=100)
+
+
+def test_buckets_hold_parameters_in_reverse_order_and_one_type_each() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(10, dtype=dtype)) for dtype in (torch.float64, *[torch.float32] * 4)]
+    parameters[2].requires_grad_(False)
+    buckets = pack(parameters, bucket_bytes=80)
+    ids = [[id(parameter) for parameter in bucket.parameters] for bucket in buckets]
+    assert ids == [[id(parameters[4]), id(parameters[3])], [id(parameters[1])], [id(parameters[0])]]
 
 
 def test_serial_refuses_to_be_one_of_many(monkeypatch: pytest.MonkeyPatch) -> None:

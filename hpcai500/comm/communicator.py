@@ -5,7 +5,7 @@ Every method but ``abort`` is collective: all ranks call it, in the same order.
 
 ::
 
-    with closing(open_communicator("mpi")) as comm:
+    with open_communicator("mpi") as comm:
         comm.broadcast_module(model)
         exchange = comm.exchange(model, optimizer)
         for images, labels in batches:
@@ -25,7 +25,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from hpcai500.errors import UnknownNameError, UsageError
 
@@ -178,6 +178,17 @@ class Communicator(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave the group in peace; collective. A second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        """Close, unless an exception ends the block: the other ranks are then elsewhere, and closing would hang.
+
+        Let such a rank's process end with a code that is not 0; its launcher then ends the others.
+        """
+        if exception_type is None:
+            self.close()
 
     @abstractmethod
     def _broadcast_flat(self, flat: Tensor) -> None:

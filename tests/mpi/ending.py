@@ -11,14 +11,14 @@ from hpcai500.comm.communicator import open_communicator
 
 FOLDER = Path(sys.argv[3])
 
-comm = open_communicator(sys.argv[1], timeout_s=60)
-(FOLDER / f"pid-{comm.rank}").write_text(str(os.getpid()))
-comm.barrier()
-if comm.rank == comm.size - 1:
-    if sys.argv[2] == "abort":
-        comm.abort(3)
-    if sys.argv[2] == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise ValueError("this rank has a bug")
-comm.allgather("waiting for the rank that never comes")
+with open_communicator(sys.argv[1], timeout_s=60) as comm:
+    (FOLDER / f"pid-{comm.rank}").write_text(str(os.getpid()))
+    comm.barrier()
+    if comm.rank == comm.size - 1:
+        if sys.argv[2] == "abort":
+            comm.abort(3)
+        if sys.argv[2] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("this rank has a bug")
+    comm.allgather("waiting for the rank that never comes")
 (FOLDER / "went-on").touch()
