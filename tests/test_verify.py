@@ -377,7 +377,7 @@ def test_a_small_submission_is_valid_but_not_rankable_and_says_so(
     assert "VFLOPS = " in printed
     for part in ("FLOPS", "achieved", "target", "ranked clock", "training"):
         assert part in printed
-    assert len(re.findall(r"^ +[12] .*FLOPS .* s .* s ", printed, re.MULTILINE)) == 2  # a row a run
+    assert len(re.findall(r"^ +\d+ .*FLOPS .* s .* s ", printed, re.MULTILINE)) == 2  # a row a run
 
 
 @pytest.mark.parametrize(
