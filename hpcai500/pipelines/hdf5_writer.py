@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from hpcai500.version import __version__
 
 CHUNK_BYTES = 4 << 20  # large enough that a system call and a message cost nothing, small enough to stay in cache
 CHUNK_SAMPLES = 512
+WRITE_BACK_PERIOD_S = 0.1
 
 Report = Callable[[str, int, int], None]  # stage, done, total; in bytes or samples
 
@@ -99,7 +102,8 @@ def write_images(
             _check_space(output, splits)
             _create(partial, splits, class_names, provenance)
         journal.begin(plan)
-        _copy_all(partial, splits, journal, num_workers, report)
+        with _written_back(partial):
+            _copy_all(partial, splits, journal, num_workers, report)
         _complete(partial, journal, provenance)
         partial.rename(output)
         journal.path.unlink()
@@ -262,6 +266,31 @@ def _check_space(output: Path, splits: dict[str, SplitInputs]) -> None:
         raise DataError(
             f"no space left for {str(output)!r}: it needs {needed:,} bytes and {free:,} are free; make room"
         )
+
+
+@contextmanager
+def _written_back(path: Path) -> Iterator[None]:
+    """Bring to disk what is being written, all the time, so that little is left to wait for at the end."""
+    stop, errors = threading.Event(), list[OSError]()
+    descriptor = os.open(path, os.O_RDWR)
+
+    def write_back() -> None:
+        try:
+            while not stop.wait(WRITE_BACK_PERIOD_S):
+                os.fdatasync(descriptor)
+        except OSError as error:  # the system reports it only once, so a later fsync would not see it
+            errors.append(error)
+
+    thread = threading.Thread(target=write_back, name="write back", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        os.close(descriptor)
+    if errors:
+        raise errors[0]
 
 
 def _sync(path: Path) -> None:
