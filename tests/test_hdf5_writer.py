@@ -19,7 +19,7 @@ from pictures import inputs_below, make_class_folders, picture_bytes
 from hpcai500.errors import DataError, UsageError
 from hpcai500.pipelines.conversion_journal import open_journal
 from hpcai500.pipelines.hdf5 import ImageSplit, open_images
-from hpcai500.pipelines.hdf5_copy import Chunk, Piece, Places, copy_chunk
+from hpcai500.pipelines.hdf5_copy import Chunk, Places, copy_chunk
 from hpcai500.pipelines.hdf5_writer import journal_path, partial_path, write_images
 
 # Converts a folder of train and validation; with a delay after each chunk, so that it can be interrupted; prints the
@@ -239,9 +239,9 @@ def test_an_input_that_changes_or_goes_between_the_passes_is_named(tmp_path: Pat
 def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
     picture = tmp_path / "picture.JPEG"
     picture.write_bytes(picture_bytes(0))
-    pieces = [Piece(str(picture), 0, picture.stat().st_size, True)]
+    chunk = Chunk("train", 0, [str(picture)], None, [picture.stat().st_size], Places(0, 0, 0), verify=False)
     with pytest.raises(DataError, match=r"no space left for '/dev/full' .* make room and run the same command"):
-        copy_chunk("/dev/full", Chunk("train", 0, pieces, Places(0, 0, 0), verify=False))
+        copy_chunk("/dev/full", chunk)
 
 
 def test_an_output_that_may_not_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:

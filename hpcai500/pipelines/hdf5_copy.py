@@ -23,15 +23,6 @@ WRITE_BYTES = 512 << 10  # measured on ext4 of Linux 6.18: larger writes cost up
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Piece(NamedTuple):
-    """Bytes of a file: all of it, or a part."""
-
-    path: str
-    position: int
-    length: int
-    is_whole: bool
-
-
 class Places(NamedTuple):
     """Where the tables of a split lie in the file, in bytes."""
 
@@ -41,11 +32,16 @@ class Places(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A run of samples that one worker copies, the places of its rows, and whether they may already be there."""
+    """A run of samples that one worker copies: where each is read, where the rows go.
+
+    ``positions`` is None where each sample is a whole file; ``verify`` says that it may already be there.
+    """
 
     split: str
     first: int
-    pieces: list[Piece]
+    paths: list[str]
+    positions: list[int] | None
+    lengths: list[int]
     places: Places
     verify: bool
 
@@ -66,24 +62,24 @@ def copy_chunk(partial: str, chunk: Chunk) -> dict[str, int]:
     """
     global _buffer  # noqa: PLW0603 - allocated once a process, not once a chunk
     descriptor = _open_for_writing(partial)
-    num_bytes = sum(piece.length for piece in chunk.pieces)
+    num_bytes = sum(chunk.lengths)
     if len(_buffer) < num_bytes:
         _buffer = bytearray(num_bytes)
     view = memoryview(_buffer)[:num_bytes]
     is_there = chunk.verify and _is_there(descriptor, chunk, view)
     counts, sizes, digests, place = Counter[str](), bytearray(), bytearray(), 0
-    for piece in chunk.pieces:
-        data = view[place : place + piece.length]
+    for row, (path, length) in enumerate(zip(chunk.paths, chunk.lengths, strict=True)):
+        data = view[place : place + length]
         if not is_there:
-            _read_piece(piece, data)
+            _read_sample(path, data, None if chunk.positions is None else chunk.positions[row])
         try:
             header = read_header(data)
         except ValueError as error:
-            raise DataError(f"{piece.path!r} {error}; remove or replace it and run the same command again") from None
+            raise DataError(f"{path!r} {error}; remove or replace it and run the same command again") from None
         counts[header.kind] += 1
         sizes += header.height.to_bytes(4, "little") + header.width.to_bytes(4, "little")
         digests += hashlib.sha256(data).digest()
-        place += piece.length
+        place += length
     with explained(Path(partial)):
         if not is_there:
             _write_fully(descriptor, view, chunk.places.data)
@@ -95,36 +91,35 @@ def copy_chunk(partial: str, chunk: Chunk) -> dict[str, int]:
 def _is_there(descriptor: int, chunk: Chunk, view: memoryview) -> bool:
     """Read the chunk from the data file itself and say whether its bytes agree with the digests there."""
     os.preadv(descriptor, [view], chunk.places.data)
-    digests = os.pread(descriptor, len(chunk.pieces) * SHA256_BYTES, chunk.places.sha256)
+    digests = os.pread(descriptor, len(chunk.lengths) * SHA256_BYTES, chunk.places.sha256)
     place, found = 0, b""
-    for piece in chunk.pieces:
-        found += hashlib.sha256(view[place : place + piece.length]).digest()
-        place += piece.length
+    for length in chunk.lengths:
+        found += hashlib.sha256(view[place : place + length]).digest()
+        place += length
     return found == digests
 
 
-def _read_piece(piece: Piece, data: memoryview) -> None:
+def _read_sample(path: str, data: memoryview, position: int | None) -> None:
+    """Fill ``data`` from the whole file, which must be as long, or from ``position`` on."""
     try:
-        descriptor = os.open(piece.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise DataError(
-            f"picture {piece.path!r} cannot be opened ({error.strerror}); run the same command again"
-        ) from None
+        raise DataError(f"picture {path!r} cannot be opened ({error.strerror}); run the same command again") from None
     try:
-        now = os.fstat(descriptor).st_size if piece.is_whole else piece.length
+        length = os.fstat(descriptor).st_size if position is None else len(data)
         place = 0
-        while now == piece.length and place < piece.length:
-            num_read = os.preadv(descriptor, [data[place:]], piece.position + place)
+        while length == len(data) and place < length:
+            num_read = os.preadv(descriptor, [data[place:]], (position or 0) + place)
             if num_read == 0:
-                now = place
+                length = place
             place += num_read
     except OSError as error:
-        raise DataError(f"picture {piece.path!r} cannot be read ({error.strerror})") from None
+        raise DataError(f"picture {path!r} cannot be read ({error.strerror})") from None
     finally:
         os.close(descriptor)
-    if now != piece.length:
+    if length != len(data):
         raise DataError(
-            f"picture {piece.path!r} changed from {piece.length} to {now} bytes during the conversion; "
+            f"picture {path!r} changed from {len(data)} to {length} bytes during the conversion; "
             "run the same command again when nothing writes there"
         )
 

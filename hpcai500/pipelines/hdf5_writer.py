@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from hpcai500.errors import DataError, UsageError
 from hpcai500.pipelines.conversion_journal import Journal, open_journal
-from hpcai500.pipelines.hdf5_copy import SHA256_BYTES, SIZE_BYTES, Chunk, Piece, Places, copy_chunk, explained
+from hpcai500.pipelines.hdf5_copy import SHA256_BYTES, SIZE_BYTES, Chunk, Places, copy_chunk, explained
 from hpcai500.pipelines.worker_pool import run_tasks
 from hpcai500.version import __version__
 
@@ -64,13 +64,14 @@ class SplitInputs:
         np.cumsum(self.lengths, out=offsets[1:])
         return offsets
 
-    def piece(self, split: str, index: int) -> Piece:
-        """Where sample ``index`` is to be read."""
+    def places(self, split: str, first: int, last: int) -> tuple[list[str], list[int] | None]:
+        """Where the samples [first, last) are read: files, and positions in them unless the files are read whole."""
         if self.packed_every == 0:
-            return Piece(str(self.folder / self.names[index]), 0, int(self.lengths[index]), True)
-        chunk = index // self.packed_every
-        position = int(self.offsets[index] - self.offsets[chunk * self.packed_every])
-        return Piece(str(self.folder / f"{split}-{chunk:06d}"), position, int(self.lengths[index]), False)
+            folder = f"{self.folder}/"
+            return [folder + name for name in self.names[first:last]], None
+        chunks = [index // self.packed_every for index in range(first, last)]
+        begins = self.offsets[first:last] - self.offsets[np.multiply(chunks, self.packed_every)]
+        return [f"{self.folder}/{split}-{chunk:06d}" for chunk in chunks], begins.tolist()
 
 
 def write_images(
@@ -220,7 +221,7 @@ def _copy_all(
     report("writing", total_bytes - left_bytes, total_bytes)
     for chunk, formats in run_tasks(functools.partial(copy_chunk, str(partial)), chunks, num_workers):
         journal.record((chunk.split, chunk.first), formats)
-        left_bytes -= sum(piece.length for piece in chunk.pieces)
+        left_bytes -= sum(chunk.lengths)
         report("writing", total_bytes - left_bytes, total_bytes)
 
 
@@ -237,13 +238,13 @@ def _chunks(splits: dict[str, SplitInputs]) -> Iterator[tuple[str, int, int]]:
 
 def _chunk(inputs: SplitInputs, run: tuple[str, int, int], places: Places, *, verify: bool) -> Chunk:
     split, first, last = run
-    pieces = [inputs.piece(split, index) for index in range(first, last)]
+    paths, positions = inputs.places(split, first, last)
     rows = Places(
         places.data + int(inputs.offsets[first]),
         places.sizes + first * SIZE_BYTES,
         places.sha256 + first * SHA256_BYTES,
     )
-    return Chunk(split, first, pieces, rows, verify)
+    return Chunk(split, first, paths, positions, inputs.lengths[first:last].tolist(), rows, verify)
 
 
 def _plan_digest(splits: dict[str, SplitInputs], class_names: Sequence[str], provenance: dict[str, Any]) -> str:
