@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # launchers pass Ctrl-C on to the ranks as SIGTERM
     config, config_sha256 = read_config(args.run_folder)
     comm = open_communicator(config.settings["communicator"], device=config.device)
-    with closing(comm):
+    with comm:
         if comm.size != config.num_ranks:
             raise RecordError(
                 f"run {config.run_id!r} is configured for {config.num_ranks} ranks and {comm.size} were started; "
