@@ -98,7 +98,7 @@ def _from_text(kind: str, text: str) -> object:
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One size of a workload: everything of layer 9, and what is derived from it (rules/workloads/*.toml)."""
+    """One size of a workload: everything of layer 9, and what is derived from it (``rules/workloads/*.toml``)."""
 
     rankable: bool
     target_quality: float

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the Horovod wheel once into a cache and installs it into a virtual environment (`make horovod` calls this).
 #
-#   tools/build_horovod.sh [VENV [CACHE]]        default: .venv and .cache/wheels of this repository
+#   tools/build_horovod.sh [VENV [CACHE]]        default: .venv here and ~/.cache/hpcai500/wheels
 #
 # Why not plain `pip install horovod`: the last release (0.28.1, June 2023) asks the compiler for C++14 and torch wants
 # C++17 since 2.1; CMake 4 refuses the Gloo it bundles. The fix is merged upstream (horovod pull request 3998) but not
@@ -13,7 +13,7 @@ set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${1:-$root/.venv}
-cache=${2:-${HPCAI500_WHEEL_CACHE:-$root/.cache/wheels}}
+cache=${2:-${HPCAI500_WHEEL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hpcai500/wheels}}
 horovod_version=0.28.1
 
 fail() { echo "build_horovod: $*" >&2; exit 1; }

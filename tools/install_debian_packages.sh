@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A package_of=(
   [g++]=g++      # builds Horovod
   [make]=make    # likewise
-  [patch]=patch  # likewise
+  [tar]=tar      # likewise
 )
 
 missing=()
