@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -146,6 +147,30 @@ def test_a_mistake_is_refused_before_anything_starts(
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert output == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "module", "way"),
+    [
+        ("communicator=mpi", "mpi4py", "pip install 'hpcai500[mpi]'"),
+        ("communicator=horovod", "horovod", "make horovod"),
+        ("pipeline=dali", "nvidia.dali", "pip install 'hpcai500[dali]'"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_said_with_the_way_to_get_it(
+    setting: str,
+    module: str,
+    way: str,
+    smoke_data: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find_spec(name))
+    code, _, error = dry_run(capsys, "--data", smoke_data, "--set", setting)
+    assert code == 2
+    assert f"needs {module}, which is not installed here" in error
+    assert way in error
 
 
 @pytest.mark.parametrize(("place", "message"), [(".", "exists already"), ("/proc/out", "cannot be written")])
