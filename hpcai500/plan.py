@@ -52,6 +52,8 @@ class Plan:
             f"{first.settings['precision']}, target quality {self.size.target_quality}",
             "output": str(self.folder),
         }
+        if len(self.configs) < self.size.num_runs:
+            lines["note"] = f"size {first.size} demands {self.size.num_runs} runs; with fewer no submission is valid"
         return "\n".join(f"{name + ':':<10}{text}" for name, text in lines.items())
 
 

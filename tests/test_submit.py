@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import pytest
 
 from hpcai500.formats import RunConfig, read_config
 from hpcai500.ledger import read_ledger
-from hpcai500.submit import main
+from hpcai500.plan import make_plan
+from hpcai500.submit import add_arguments, main
 from hpcai500.verify import verify_submission
 
 SMOKE = ["--size", "smoke", "--device", "cpu"]
@@ -114,6 +117,15 @@ def test_a_dry_run_shows_the_plan_and_makes_nothing(
     assert "2 epochs of 4 steps of 32 samples" in output
     assert "2 (seeds 1, 2)" in output
     assert list(tmp_path.iterdir()) == []
+    assert "note:" not in output
+
+
+def test_a_plan_with_too_few_runs_says_so(smoke_data: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    plan = make_plan(parser.parse_args([*SMOKE, "--data", str(smoke_data)]))
+    strict = replace(plan, size=msgspec.structs.replace(plan.size, num_runs=5))
+    assert "note:     size smoke demands 5 runs; with fewer no submission is valid" in strict.describe()
 
 
 @pytest.mark.parametrize(
