@@ -37,7 +37,7 @@ def test_the_flop_of_every_size_is_that_of_the_closed_form(name: str) -> None:
 
 def test_defaults_are_those_of_the_size() -> None:
     assert RESNET50.resolve("official", "hardware", {})["batch_size_per_rank"] == 256
-    assert RESNET50.resolve("mini", "hardware", {})["batch_size_per_rank"] == 32
+    assert RESNET50.resolve("mini", "hardware", {})["train_image_size"] == 64
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,10 @@ def test_the_launcher_and_the_verifier_get_the_same_answer() -> None:
 
 def test_a_default_that_is_no_default_of_another_size_counts_as_a_change() -> None:
     settings = RESNET50.resolve("mini", "free", {})
-    assert {finding.place for finding in check_level(RESNET50, "official", "system", settings)} == {"train_image_size"}
+    assert {finding.place for finding in check_level(RESNET50, "official", "system", settings)} == {
+        "crop_area_min",
+        "train_image_size",
+    }
 
 
 def test_known_devices_have_a_dense_peak() -> None:
@@ -165,7 +168,7 @@ def test_a_changed_byte_or_name_of_the_rules_changes_their_digest(rules_copy: Pa
         ("momentum]\n", "momentum\n", "cannot read the rules file"),
         ("default = 0.875", "default = 8.75", "the default of momentum at size .* is 8.75, but it takes at most 1"),
         ("default = 0.875", 'default = "fast"', "the default of momentum .* takes a value of type float"),
-        ("default_by_size = { mini = 32", "default_by_size = { tiny = 32", "names .*tiny"),
+        ("default_by_size = { mini = 64", "default_by_size = { tiny = 64", "names .*tiny"),
         ("num_classes = 1000", "num_clases = 1000", "is not a workload's rules file"),
     ],
 )
