@@ -60,12 +60,14 @@ def open_data(path: Path, args: argparse.Namespace) -> Pipeline:
 
 
 class BareLoop:
-    """What anybody would write."""
+    """What anybody would write, with the engine's optimizer."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, args: argparse.Namespace) -> None:
         self.pipeline = pipeline
         self.model = ResNet50(num_classes=10).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), PEAK_LEARNING_RATE, momentum=0.875)
+        self.optimizer = open_workload(args).build_optimizer(self.model)
+        for group in self.optimizer.param_groups:
+            group["lr"] = PEAK_LEARNING_RATE
 
     def epoch(self, number: int) -> None:
         self.model.train()
@@ -76,13 +78,17 @@ class BareLoop:
             self.optimizer.zero_grad(set_to_none=True)
 
 
-def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> Engine:
+def open_workload(args: argparse.Namespace) -> ResNet50Workload:
     words = {"batch_size_per_rank": args.batch, "train_image_size": args.image_size, "precision": "fp32"}
     words["learning_rate_per_256"] = PEAK_LEARNING_RATE
     settings = load_edition().workload("resnet50").resolve("mini", "free", words)
+    return ResNet50Workload(settings, num_classes=10, num_ranks=1, device="cpu")
+
+
+def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> Engine:
     return Engine(
         Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1),
-        workload=ResNet50Workload(settings, num_classes=10, num_ranks=1, device="cpu"),
+        workload=open_workload(args),
         pipeline=pipeline,
         comm=open_communicator("serial"),
         ledger=LedgerWriter(folder / "ledger.jsonl"),
@@ -92,20 +98,28 @@ def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> E
 
 
 def compare_steps(path: Path, args: argparse.Namespace, folder: Path) -> None:
-    bare = BareLoop(open_data(path, args))
+    bare = BareLoop(open_data(path, args), args)
     engine = make_engine(open_data(path, args), args, folder)
     times: dict[str, list[float]] = {"bare": [], "engine": []}
+    processor_times: dict[str, list[float]] = {"bare": [], "engine": []}
     for number in range(args.repeats + 1):
         order = [("bare", bare.epoch), ("engine", engine._train_epoch)]
         for name, train in order if number % 2 else reversed(order):
-            begin_s = time.perf_counter()
+            begin_s, processor_begin_s = time.perf_counter(), time.process_time()
             train(number)
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - begin_s) / STEPS)
+                processor_times[name].append((time.process_time() - processor_begin_s) / STEPS)
     ratios = [engine_s / bare_s for engine_s, bare_s in zip(times["engine"], times["bare"], strict=True)]
+    processor = {name: statistics.median(values) for name, values in processor_times.items()}
     print(f"step, {args.image_size} x {args.image_size}, batch {args.batch}:")
     print(f"  bare loop {spread(times['bare'], 's')}, engine {spread(times['engine'], 's')}")
     print(f"  engine / bare, pair by pair: {spread(ratios)}; bar 1.02")
+    print(
+        f"  processor time: bare {processor['bare']:.4f} s, engine {processor['engine']:.4f} s, ratio of medians",
+        end=" ",
+    )
+    print(f"{processor['engine'] / processor['bare']:.3f}")
 
 
 def peak_memory(kind: str, path: Path, args: argparse.Namespace) -> float:
@@ -119,7 +133,7 @@ def train_two_epochs(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pipeline = open_data(args.data, args)
         bare = args.peak_memory_of == "bare"
-        epoch: Any = BareLoop(pipeline).epoch if bare else make_engine(pipeline, args, Path(folder))._train_epoch
+        epoch: Any = BareLoop(pipeline, args).epoch if bare else make_engine(pipeline, args, Path(folder))._train_epoch
         epoch(0)
         epoch(1)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)  # Linux counts in KiB
