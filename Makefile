@@ -17,7 +17,8 @@ help:  ## Show this list
 	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), DATA ($(DATA)), RANKS ($(RANKS))"
 
 run: $(VENV)/.installed-run $(DATA)  ## Train mini ResNet-50 twice on 2 ranks, assemble the submission and verify it
-	$(BIN)/hpcai500 submit --size mini --level free --data $(DATA) --ranks $(RANKS) $(RUN_OPTIONS)
+	$(BIN)/hpcai500 submit --size mini --level free --data $(DATA) --ranks $(RANKS) \
+		--set communicator=mpi $(RUN_OPTIONS)
 
 $(DATA): | $(VENV)/.installed-run
 	$(BIN)/hpcai500 data prepare mini --output $(DATA)

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcai500.allocator import keep_freed_memory
 from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
 from hpcai500.edition import Size, Workload, load_edition
 from hpcai500.errors import DataError, HpcAi500Error, RecordError
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # launchers pass Ctrl-C on to the ranks as SIGTERM
     config, config_sha256 = read_config(args.run_folder)
+    if config.device == "cpu":
+        keep_freed_memory()
     comm = open_communicator(config.settings["communicator"], device=config.device)
     with comm:
         if comm.size != config.num_ranks:
