@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("--workload", default="resnet50", help="what to train (default: %(default)s)")
     parser.add_argument("--level", default="free", help="hardware, system or free (default: %(default)s)")
-    parser.add_argument("--size", default="official", help="official or mini (default: %(default)s)")
+    parser.add_argument("--size", default="official", help="official, mini or smoke (default: %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="HDF5 file, made by `hpcai500 data prepare`")
     parser.add_argument("--ranks", type=int, help="processes to train with (default: one a GPU, else one)")
     parser.add_argument("--runs", type=int, help="runs, each with a seed of its own (default: as the size demands)")
