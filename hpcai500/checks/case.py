@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcai500.edition import Edition, Size, Workload
 from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, System
-from hpcai500.record import RunRecord
+from hpcai500.record import RankLedger, RunRecord
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,10 @@ class Case:
     def completed(self) -> list[RunCase]:
         """The runs whose ledgers say that they completed."""
         return [run for run in self.runs if run.is_complete]
+
+    @property
+    def completed_ledgers(self) -> Iterator[tuple[RunCase, RankLedger]]:
+        """The ledgers of all ranks of the completed runs, each with its run."""
+        for run in self.completed:
+            for ledger in run.record.ledgers:
+                yield run, ledger

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpcai500.checks.case import Case, RunCase
+from hpcai500.checks.case import Case
 from hpcai500.events import Checkpoint, DataOpen, EpochEnd, Evaluation, EvaluationShard, ModelBuilt, Window
 from hpcai500.finding import Finding
 from hpcai500.metrics import resnet50_flop
-from hpcai500.record import RankLedger
 
 
 def _differences(rule: str, place: str, pairs: dict[str, tuple[object, object]]) -> Iterator[Finding]:
@@ -22,17 +21,11 @@ def _differences(rule: str, place: str, pairs: dict[str, tuple[object, object]])
             yield Finding(rule, f"{place}:{name}", f"{expected!r}", f"{found!r}")
 
 
-def _ledgers(case: Case) -> Iterator[tuple[RunCase, RankLedger]]:
-    for run in case.completed:
-        for ledger in run.record.ledgers:
-            yield run, ledger
-
-
 def check_data(case: Case) -> list[Finding]:
     """The data set is of the size's source, counts and classes, the same on all ranks, and cut into steps correctly."""
     findings: list[Finding] = []
     size = case.size
-    for run, ledger in _ledgers(case):
+    for run, ledger in case.completed_ledgers:
         data = ledger.value(DataOpen)
         assert data is not None
         global_batch = int(run.config.settings["batch_size_per_rank"]) * run.config.num_ranks
@@ -56,7 +49,7 @@ def check_data(case: Case) -> list[Finding]:
 def check_model(case: Case) -> list[Finding]:
     """Parameters and FLOP of the model are those of the workload at the resolution and classes of the run."""
     findings: list[Finding] = []
-    for run, ledger in _ledgers(case):
+    for run, ledger in case.completed_ledgers:
         model = ledger.value(ModelBuilt)
         assert model is not None
         image_size, variant = int(run.config.settings["train_image_size"]), str(run.config.settings["model_variant"])
@@ -78,7 +71,7 @@ def check_epochs(case: Case) -> list[Finding]:
     At official size no sample may be skipped: the data set is layer 9 and open at no level.
     """
     findings: list[Finding] = []
-    for run, ledger in _ledgers(case):
+    for run, ledger in case.completed_ledgers:
         ends = ledger.values(EpochEnd)
         epochs = [end.epoch for end in ends]
         if epochs != list(range(case.size.epochs)):
@@ -100,7 +93,7 @@ def check_epochs(case: Case) -> list[Finding]:
 def check_windows(case: Case) -> list[Finding]:
     """The windows of an epoch cover its steps without gap or overlap, none too long, and add up to its samples."""
     findings: list[Finding] = []
-    for run, ledger in _ledgers(case):
+    for run, ledger in case.completed_ledgers:
         batch = int(run.config.settings["batch_size_per_rank"])
         report_steps = int(run.config.settings["report_steps"])
         steps = samples = epoch = 0
@@ -158,7 +151,7 @@ def check_evaluations(case: Case) -> list[Finding]:
         if epoch % size.evaluation_period_epochs == 0 or epoch == size.epochs
     ]
     findings = []
-    for run, ledger in _ledgers(case):
+    for run, ledger in case.completed_ledgers:
         found = [shard.epoch for shard in ledger.values(EvaluationShard)]
         if found != expected:
             place = f"{ledger.place}:evaluation_shard"

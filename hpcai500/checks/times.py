@@ -6,12 +6,9 @@ rescales every time of every rank alike is not found out here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from hpcai500.checks.case import Case, RunCase
+from hpcai500.checks.case import Case
 from hpcai500.events import Checkpoint, ClockStart, ClockStop, EvaluationShard, RunClose, RunOpen, Window
 from hpcai500.finding import Finding
-from hpcai500.record import RankLedger
 
 NS_PER_S = 10**9
 SLACK_NS = 10**6  # rounding between two readings of one clock
@@ -19,16 +16,10 @@ CLOCK_STEP_NS = NS_PER_S  # a wall clock may be set by this much while a run las
 CLOCK_DRIFT = 1e-3  # ... and be slewed by this part of the time passed; adjtime's usual limit is 5e-4
 
 
-def _ledgers(case: Case) -> Iterator[tuple[RunCase, RankLedger]]:
-    for run in case.completed:
-        for ledger in run.record.ledgers:
-            yield run, ledger
-
-
 def check_order_of_times(case: Case) -> list[Finding]:
     """No line of a ledger is older than the line before it."""
     findings = []
-    for _, ledger in _ledgers(case):
+    for _, ledger in case.completed_ledgers:
         for before, entry in zip(ledger.entries, ledger.entries[1:], strict=False):
             if entry.time_ns < before.time_ns:
                 place = f"{ledger.place}:{entry.seq + 1}:time_ns"
@@ -60,7 +51,7 @@ def check_clock(case: Case) -> list[Finding]:
 def check_durations(case: Case) -> list[Finding]:
     """What a rank says it spent since its clock started is never more than the time since then."""
     findings = []
-    for _, ledger in _ledgers(case):
+    for _, ledger in case.completed_ledgers:
         start_ns = ledger.time_ns(ClockStart)
         assert start_ns is not None
         spent_ns = 0
@@ -79,7 +70,7 @@ def check_durations(case: Case) -> list[Finding]:
 def check_parts(case: Case) -> list[Finding]:
     """The parts of a window are at most its duration."""
     findings = []
-    for _, ledger in _ledgers(case):
+    for _, ledger in case.completed_ledgers:
         for entry in ledger.entries_of(Window):
             window = entry.value
             assert isinstance(window, Window)
@@ -93,7 +84,7 @@ def check_parts(case: Case) -> list[Finding]:
 def check_wall(case: Case) -> list[Finding]:
     """Wall clock and monotonic clock agree: at opening, and as far as each has come at every later reading."""
     findings = []
-    for _, ledger in _ledgers(case):
+    for _, ledger in case.completed_ledgers:
         opened = ledger.entries_of(RunOpen)[0]
         for entry in ledger.entries:
             if not isinstance(entry.value, RunOpen | ClockStart | ClockStop | RunClose):
