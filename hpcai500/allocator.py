@@ -10,9 +10,8 @@ from __future__ import annotations
 import ctypes
 
 # Parameters of mallopt, from glibc's malloc.h; see mallopt(3).
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 NEVER = 2**31 - 1  # mallopt takes an int: trim only above 2 GiB of free memory at the top
-TOP_PAD_BYTES = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
@@ -21,5 +20,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl has none
         return False
-    wanted = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD_BYTES))
-    return all(mallopt(parameter, value) == 1 for parameter, value in wanted)
+    return mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, NEVER) == 1
