@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcai500.command import INTERRUPTED_EXIT_CODE
+
 if TYPE_CHECKING:
     from hpcai500.pipelines.hdf5 import ImageFileInfo
 
@@ -26,7 +28,6 @@ exit status: 0 good, 1 `check` found something, 2 cannot be done or read, 130 in
 
 MAX_PRINTED_FINDINGS = 20
 MAX_PRINTED_CLASSES = 12
-INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
