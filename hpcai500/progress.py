@@ -42,7 +42,8 @@ class RunState:
     quality: float | None = None
 
     def describe(self) -> str:
-        parts = [self.phase]
+        """The state in a few words; short, since a terminal of 80 columns cuts what does not fit."""
+        parts = [] if self.phase == "training" else [self.phase]
         if self.num_epochs:
             parts.append(f"epoch {min(self.epoch + 1, self.num_epochs)}/{self.num_epochs}")
         if self.loss is not None:
@@ -132,7 +133,12 @@ class ProgressDisplay:
             self._show_lines()
 
     def _show_bar(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, TextColumn("{task.fields[details]}"), console=self._console) as progress:
             task = progress.add_task(self._title, total=None, details="starting")
             while not self._stop.wait(0.25):

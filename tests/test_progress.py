@@ -76,4 +76,4 @@ def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path: Path) -> None:
     ):
         ledger.write("data_open", DATA_OPEN)
         ledger.write("window", window(0, 0, 5))
-    assert output.getvalue().splitlines()[-1] == "run 1/1: step 5/5, training, epoch 1/1, 8.0 images/s, loss 2.000"
+    assert output.getvalue().splitlines()[-1] == "run 1/1: step 5/5, epoch 1/1, 8.0 images/s, loss 2.000"
