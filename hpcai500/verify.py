@@ -205,7 +205,9 @@ def print_verdict(verdict: Verdict) -> None:
 
 def _print_summary(summary: Summary) -> None:
     low, high = (format_flops(bound) for bound in summary.vflops_interval)
-    score = f"median of {summary.num_completed} runs, 95 % interval {low} to {high}"
+    score = "one run"
+    if summary.num_completed > 1:
+        score = f"median of {summary.num_completed} runs, 95 % interval {low} to {high}"
     if summary.vflops_variation is not None:
         score += f", variation {100 * summary.vflops_variation:.1f} %"
     print(f"  VFLOPS = {format_flops(summary.vflops)} ({score})")
