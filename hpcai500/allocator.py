@@ -20,4 +20,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl has none
         return False
-    return mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, NEVER) == 1
+    results = [mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, NEVER)]
+    return results == [1, 1]
