@@ -213,6 +213,10 @@ def convert_one(root: Path, output: Path) -> Path:
         (picture_bytes(0)[:100], "a/odd.JPEG' is a JPEG that ends within its header, at byte 100"),
         (b"\xff\xd8" + bytes(50), "a/odd.JPEG' is a damaged JPEG: no marker at byte 2"),
         (b"\x89PNG\r\n\x1a\n", "a/odd.JPEG' is a PNG without a header"),
+        (
+            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x04\0\0\0\x04\x10\x02\0\0\0",
+            "a/odd.JPEG' is a PNG of 16 bits a channel, and 8 are the most; convert it to 8 bits first",
+        ),
     ],
 )
 def test_an_input_that_is_no_picture_is_named(tmp_path: Path, data: bytes, message: str) -> None:

@@ -67,4 +67,6 @@ def _read_jpeg(data: memoryview) -> ImageHeader:
 def _read_png(data: memoryview) -> ImageHeader:
     if len(data) < 24 or bytes(data[12:16]) != b"IHDR":
         raise ValueError("is a PNG without a header")
+    if len(data) > 24 and data[24] > 8:  # decoders differ in how they make 8 bits of it
+        raise ValueError(f"is a PNG of {data[24]} bits a channel, and 8 are the most; convert it to 8 bits first")
     return ImageHeader(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), "png")
