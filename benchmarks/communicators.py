@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hpcai500.comm.communicator import open_communicator
+from hpcai500.comm.communicator import end_process, open_communicator
 from hpcai500.launch.local import run_ranks
 
 COMMUNICATORS = ("torchdist", "mpi", "horovod")
@@ -107,3 +107,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()

@@ -7,7 +7,6 @@ Started on every rank by ``hpcai500 submit`` or by a job script:
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 import signal
 import socket
@@ -223,17 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command("python -m hpcai500.train", sys.modules[__name__], argv)
 
 
-def end_process(exit_code: int) -> None:
-    """End this rank when its work is done and its files are closed; does not return.
-
-    Python's own exit functions run, the destructors of C++ libraries do not: threads of torch.distributed may still be
-    running then, and a rank that has succeeded would be aborted ("terminate called without an active exception").
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)
-
-
 if __name__ == "__main__":
+    from hpcai500.comm.communicator import end_process
+
     end_process(main())

@@ -18,6 +18,7 @@ Adding one: a subclass in a module of its own, one line in COMMUNICATORS, one wo
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import re
@@ -239,6 +240,18 @@ def _unflatten(flat: Tensor, tensors: list[Tensor]) -> None:
 def exit_now(exit_code: int) -> None:
     """End this process without closing anything, but with what it has printed."""
     assert exit_code != 0, "an abort must not look like success"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def end_process(exit_code: int = 0) -> None:
+    """End this rank when its work is done and its files are closed; does not return.
+
+    Python's own exit functions run, the destructors of C++ libraries do not: threads of torch.distributed may still be
+    running then, and a rank that has succeeded would be aborted ("terminate called without an active exception").
+    """
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

@@ -23,7 +23,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from hpcai500.comm.communicator import Communicator, GradientExchange, find_place, open_communicator  # noqa: E402
+from hpcai500.comm.communicator import (  # noqa: E402
+    Communicator,
+    GradientExchange,
+    end_process,
+    find_place,
+    open_communicator,
+)
 
 FOLDER = Path(sys.argv[2])
 # float32 keeps 24 bits; the sum over shards and over ranks is taken in another order than over one batch, and five
@@ -287,3 +293,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    end_process()
