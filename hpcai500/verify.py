@@ -40,7 +40,7 @@ from hpcai500.errors import RecordError, UnknownNameError
 from hpcai500.finding import Finding
 from hpcai500.formats import Form, RunConfig, RunResult, Submission, SubmittedRun, Summary, System, decode, read_bytes
 from hpcai500.record import RunRecord, read_ledgers
-from hpcai500.submission import compute_result, summarise
+from hpcai500.submission import summarise
 
 EPILOG = """examples:
   hpcai500-verify runs/NAME/submission.json
@@ -104,7 +104,7 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
         findings += [finding for check in FORM_CHECKS for finding in check(case)]
         if is_whole and not any(finding.rule in STRUCTURE_RULES for finding in findings):
             findings += [finding for check in CONTENT_CHECKS for finding in check(case)]
-            results = [compute_result(run.record, case.size) for run in case.runs]
+            results = case.results
     return Verdict(
         valid=not findings,
         rankable=size.rankable and not findings,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hpcai500.edition import Edition, Size, Workload
 from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, System
 from hpcai500.record import RankLedger, RunRecord
+from hpcai500.submission import compute_result
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Case:
     def completed(self) -> list[RunCase]:
         """The runs whose ledgers say that they completed."""
         return [run for run in self.runs if run.is_complete]
+
+    @cached_property
+    def results(self) -> list[RunResult]:
+        """The figures of every run, computed from its ledgers; once, though several checks compare with them."""
+        return [compute_result(run.record, self.size) for run in self.runs]
 
     @property
     def completed_ledgers(self) -> Iterator[tuple[RunCase, RankLedger]]:
