@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from hpcai500.errors import HpcAi500Error
 
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells have it
+STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request with a checkpoint, to be gone on with later
+LOST_RANK_EXIT_CODE = 76  # another rank is gone or a deadline passed; the run can be resumed
 
 
 class CommandModule(Protocol):
