@@ -95,7 +95,7 @@ def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> E
         comm=open_communicator("serial"),
         ledger=LedgerWriter(folder / "ledger.jsonl"),
         recorder=StepRecorder(folder / "steps.h5"),
-        checkpoints=Checkpoints(folder, every_epochs=0),
+        checkpoints=Checkpoints(folder, every_s=0),
     )
 
 

@@ -1,6 +1,7 @@
 """The account a rank keeps while it trains: where each nanosecond went, what it lost, which samples it used.
 
-``PhaseTimer`` splits time, ``EpochAccount`` turns it into ledger lines: one a window of steps, one an epoch.
+``PhaseTimer`` splits time, ``EpochAccount`` turns it into ledger lines: one a window of steps, one an epoch or part
+of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hpcai500.errors import DivergedError
 from hpcai500.ledger import LedgerWriter
 from hpcai500.pipelines.pipeline import Batch
 from hpcai500.pipelines.sampling import sample_digest
+from hpcai500.record import Position
 
 STEP_PHASES = ("data_wait", "forward_backward", "communication", "optimizer")
 
@@ -38,6 +40,10 @@ class PhaseTimer:
         self.phase_ns[source] -= amount_ns
         self.phase_ns[target] += amount_ns
 
+    def skip(self) -> None:
+        """Forget the time since the last lap: it is accounted for elsewhere."""
+        self._last_ns = time.perf_counter_ns()
+
     def take(self) -> dict[str, int]:
         """Return the time of each phase since the last take, in ns, and begin anew."""
         taken, self.phase_ns = self.phase_ns, dict.fromkeys(STEP_PHASES, 0)
@@ -45,21 +51,33 @@ class PhaseTimer:
 
 
 class EpochAccount:
-    """The account of one epoch on one rank.
+    """The account of one epoch on one rank, from its first step or from where the run is resumed.
 
     A window of ``report_steps`` steps is one ledger line. Losses are looked at in every step on a CPU; on a CUDA
     device a look waits for the device, so they are looked at when the window is full.
     """
 
     def __init__(
-        self, ledger: LedgerWriter, recorder: StepRecorder, *, rank: int, epoch: int, report_steps: int, on_cuda: bool
+        self,
+        ledger: LedgerWriter,
+        recorder: StepRecorder,
+        *,
+        rank: int,
+        position: Position,
+        report_steps: int,
+        on_cuda: bool,
     ) -> None:
         self._ledger, self._recorder = ledger, recorder
-        self._rank, self._epoch, self._report_steps, self._on_cuda = rank, epoch, report_steps, on_cuda
+        self._rank, self._report_steps, self._on_cuda = rank, report_steps, on_cuda
+        self._epoch, self._first_step = position
         self._losses: list[Tensor] = []
         self._window_ns = dict.fromkeys(STEP_PHASES, 0)
-        self._window_samples = self._window_first_step = self._num_checked = 0
+        self._window_samples = self._num_checked = 0
+        self._window_first_step = self._first_step
         self._loss_sum = 0.0
+        self._begin_part()
+
+    def _begin_part(self) -> None:
         self._steps = self._samples = self._digest = 0
         self._learning_rates: list[float] = []
 
@@ -87,22 +105,25 @@ class EpochAccount:
         if window_is_full:
             self._close_window()
 
-    def close(self, *, skipped: int, epoch_digest: int | None) -> None:
-        """Write the last window and the epoch's line.
+    def close_part(self, *, skipped: int, epoch_digest: int | None = None) -> None:
+        """Write the last window and the line of the steps since the epoch or its last part began.
 
         Args:
-            skipped: pictures of the epoch that this rank left out because they do not decode.
-            epoch_digest: digest over the samples of all ranks, as the seed implies it; rank 0 writes it.
+            skipped: pictures of these steps that this rank left out because they do not decode.
+            epoch_digest: digest over the samples of all ranks in the whole epoch, as the seed implies it; rank 0 gives
+                it with the epoch's last part.
         """
         if self._losses:
             self._check_losses()
             self._close_window()
-        value: dict[str, object] = {"epoch": self._epoch, "steps": self._steps, "samples": self._samples}
-        value |= {"skipped": skipped, "sample_digest": str(self._digest)}
+        value: dict[str, object] = {"epoch": self._epoch, "first_step": self._first_step, "steps": self._steps}
+        value |= {"samples": self._samples, "skipped": skipped, "sample_digest": str(self._digest)}
         value |= {"learning_rate_first": self._learning_rates[0], "learning_rate_last": self._learning_rates[-1]}
         if epoch_digest is not None:
             value["epoch_digest"] = str(epoch_digest)
-        self._ledger.write("epoch_end", value)
+        self._ledger.write("epoch_part", value)
+        self._first_step += self._steps
+        self._begin_part()
 
     def _check_losses(self) -> None:
         for offset, loss in self._unchecked_losses():

@@ -1,7 +1,9 @@
 """The training loop. Every timed region is visible in ``_train_epoch``, and every nanosecond belongs to one phase.
 
 A step's phases, in their order: waiting for data, forward and backward, communication that backward did not hide,
-optimizer. Evaluation and checkpoints are timed apart. On a CUDA device the phases are those of the host, which runs
+optimizer. Evaluation and checkpoints are timed apart. Every few seconds the ranks look up from their steps together
+(hpcai500/pauses.py), to write a checkpoint or to stop; a run that is resumed goes on to the bit as if it had never
+stopped. On a CUDA device the phases are those of the host, which runs
 ahead of the device; the end of a window waits for it, so the duration of a window is the device's.
 
 Normalisation statistics are those of a rank's own batch, as in the reference recipe; their running averages are
@@ -17,13 +19,15 @@ import torch
 from torch import Tensor
 
 from hpcai500.account import EpochAccount, PhaseTimer
-from hpcai500.checkpoint import Checkpoints
+from hpcai500.checkpoint import Checkpoints, State
 from hpcai500.collector import StepRecorder
 from hpcai500.comm.communicator import Communicator
-from hpcai500.errors import RunError
+from hpcai500.errors import RunError, StoppedError
 from hpcai500.ledger import LedgerWriter
+from hpcai500.pauses import LOOK_PERIOD_S, JointLook, StopRequests
 from hpcai500.pipelines.pipeline import Batch, Pipeline
 from hpcai500.pipelines.sampling import epoch_order, sample_digest
+from hpcai500.record import Position
 from hpcai500.workloads.workload import ShardCounts, Workload
 
 
@@ -57,8 +61,10 @@ class Engine:
         ledger: LedgerWriter,
         recorder: StepRecorder,
         checkpoints: Checkpoints,
+        stop_requests: StopRequests | None = None,
     ) -> None:
         self.schedule = schedule
+        self.position = Position(0, 0)
         self.workload, self.pipeline, self.comm = workload, pipeline, comm
         self.ledger, self.recorder, self.checkpoints = ledger, recorder, checkpoints
         torch.manual_seed(schedule.seed)
@@ -67,42 +73,46 @@ class Engine:
         self.optimizer = workload.build_optimizer(self.model)
         self.exchange = comm.exchange(self.model, self.optimizer)
         self.scaler = torch.amp.GradScaler("cuda", enabled=workload.settings["precision"] == "fp16")
+        # A look is what notices that a checkpoint is due, so it comes at least as often.
+        period_s = min(LOOK_PERIOD_S, checkpoints.every_s or LOOK_PERIOD_S)
+        self.look = JointLook(comm, stop_requests, period_s=period_s)
 
     def train(self) -> None:
-        """Train all epochs; the ranked clock runs from before the first batch is read to after the last evaluation.
+        """Train what is left; the ranked clock runs from before the first batch is read to after the last evaluation.
 
         Raises:
+            StoppedError: the ranks were asked to stop; a checkpoint is written.
             DivergedError: the loss is no longer finite; the message names the step.
             SampleError: a picture does not decode and the settings do not allow to skip it.
             RunError: a rank was left without a single picture in a step.
             RecordError: the ledger or a checkpoint cannot be written.
         """
         num_epochs, period = self.schedule.num_epochs, self.schedule.evaluation_period_epochs
-        self.comm.barrier()
         self.ledger.write("clock_start", {"wall_ns": time.time_ns()})
-        for epoch in range(num_epochs):
-            self._train_epoch(epoch)
+        for epoch in range(self.position.epoch, num_epochs):
+            self._train_epoch()
             completed = epoch + 1
             if completed % period == 0 or completed == num_epochs:
                 self._evaluate(completed)
-            if self.checkpoints.is_due(completed) and self.comm.rank == 0:
-                self.ledger.write("checkpoint", self.checkpoints.save(completed, self.model, self.optimizer))
+            if completed < num_epochs:
+                self._pause()
         self.ledger.write("clock_stop", {"wall_ns": time.time_ns()})
 
-    def _train_epoch(self, epoch: int) -> None:
+    def _train_epoch(self) -> None:
+        epoch, first_step = self.position
         account = EpochAccount(
             self.ledger,
             self.recorder,
             rank=self.comm.rank,
-            epoch=epoch,
+            position=self.position,
             report_steps=self.schedule.report_steps,
             on_cuda=self.workload.device.startswith("cuda"),
         )
-        skipped_before = self.pipeline.num_skipped
+        self._num_skipped = self.pipeline.num_skipped
         self.model.train()
         timer = PhaseTimer()
-        batches = self.pipeline.train_batches(epoch)
-        for step in range(self.pipeline.num_steps_per_epoch):
+        batches = self.pipeline.train_batches(epoch, first_step)
+        for step in range(first_step, self.pipeline.num_steps_per_epoch):
             batch = next(batches)
             timer.lap("data_wait")
 
@@ -121,8 +131,72 @@ class Engine:
             timer.lap("optimizer")
 
             account.enter_step(batch, loss.detach(), learning_rate, timer)
-        account.close(skipped=self.pipeline.num_skipped - skipped_before, epoch_digest=self._epoch_digest(epoch))
+            self.position = Position(epoch, step + 1)
+            if self.look.is_due() and step + 1 < self.pipeline.num_steps_per_epoch:
+                self._pause(account)
+                timer.skip()
+        account.close_part(skipped=self._newly_skipped(), epoch_digest=self._epoch_digest(epoch))
         self.recorder.close_epoch(epoch, self.comm)
+        self.position = Position(epoch + 1, 0)
+
+    def _pause(self, account: EpochAccount | None = None) -> None:
+        """Look up from the steps with all ranks: write a checkpoint if one is due, stop if one was asked to.
+
+        Args:
+            account: of the epoch under way; None between two epochs.
+        """
+        decision = self.look.look(checkpoint_is_due=self.comm.rank == 0 and self.checkpoints.is_due())
+        if not decision.checkpoint:
+            return
+        if account is not None:
+            account.close_part(skipped=self._newly_skipped())
+        self._save()
+        if decision.stop:
+            if account is not None:
+                self.recorder.close_epoch(self.position.epoch, self.comm)
+            raise StoppedError(decision.stop, epoch=self.position.epoch, step=self.position.step)
+
+    def _newly_skipped(self) -> int:
+        before, self._num_skipped = self._num_skipped, self.pipeline.num_skipped
+        return self._num_skipped - before
+
+    def _save(self) -> None:
+        """Write a checkpoint on rank 0, with what each rank has of its own."""
+        begin_ns = time.perf_counter_ns()
+        own = {"buffers": dict(self.model.named_buffers()), "rng": torch.get_rng_state()}
+        if self.workload.device.startswith("cuda"):
+            own["cuda_rng"] = torch.cuda.get_rng_state(self.workload.device)
+        ranks = self.comm.gather({name: _to_host(value) for name, value in own.items()})
+        saved: dict[str, str] = {}
+        if ranks is not None:
+            state: State = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state |= {"scaler": self.scaler.state_dict(), "ranks": ranks}
+            saved = self.checkpoints.save(self.position, state)
+        saved = self.comm.broadcast(saved)
+        duration_ns = time.perf_counter_ns() - begin_ns
+        self.ledger.write("checkpoint", {**self.position._asdict(), **saved, "duration_ns": duration_ns})
+
+    def restore(self, position: Position, state: State) -> None:
+        """Go on from a checkpoint. With another number of ranks than it was made on, no rank's own state fits.
+
+        Then normalisation statistics are the mean over the ranks it was made on, as an evaluation would take them, and
+        the random generators stay as the seed made them.
+        """
+        self.position = position
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        ranks = state["ranks"]
+        same = len(ranks) == self.comm.size
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                values = [ranks[self.comm.rank]] if same else ranks
+                stacked = torch.stack([value["buffers"][name] for value in values])
+                buffer.copy_(stacked.mean(0) if buffer.is_floating_point() else stacked[0])
+        if same:
+            torch.set_rng_state(ranks[self.comm.rank]["rng"])
+            if "cuda_rng" in ranks[self.comm.rank]:
+                torch.cuda.set_rng_state(ranks[self.comm.rank]["cuda_rng"], self.workload.device)
 
     def _set_learning_rate(self, epoch: int, step: int) -> float:
         steps_per_epoch = self.pipeline.num_steps_per_epoch
@@ -168,3 +242,10 @@ class Engine:
             quality, loss = total.correct / total.samples, total.loss_sum / total.samples
             counts = {"epoch": completed_epochs, "samples": total.samples, "correct": total.correct}
             self.ledger.write("evaluation", {**counts, "quality": quality, "loss": loss})
+
+
+def _to_host(value: object) -> object:
+    """Copies in host memory of a tensor or a table of tensors, which other ranks can be sent."""
+    if isinstance(value, dict):
+        return {name: _to_host(part) for name, part in value.items()}
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value

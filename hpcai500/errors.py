@@ -12,6 +12,7 @@
     +-- BackendUnavailableError a library is not installed or does not work here; says how to get it
     +-- RunError                a run cannot go on
         +-- DivergedError       the loss is no longer a finite number
+        +-- StoppedError        ... was asked to stop, and has written a checkpoint to go on from
 
 Each message is one sentence: what is wrong with the offending value, what would be valid, what to do next.
 """
@@ -19,6 +20,7 @@ Each message is one sentence: what is wrong with the offending value, what would
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -76,3 +78,20 @@ class RunError(HpcAi500Error):
 
 class DivergedError(RunError):
     """The loss is no longer a finite number."""
+
+
+class StoppedError(RunError):
+    """The run was asked to stop by a signal and has written a checkpoint to go on from.
+
+    Attributes:
+        epoch, step: how far it is.
+    """
+
+    exit_code = 75  # hpcai500.command.STOPPED_EXIT_CODE
+
+    def __init__(self, number: int, *, epoch: int, step: int) -> None:
+        self.epoch, self.step = epoch, step
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name} after epoch {epoch}, step {step}, with a checkpoint; resume the run to go on from there"
+        )

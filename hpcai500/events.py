@@ -1,8 +1,10 @@
 """The events of a ledger and what each carries: the one place that both the writer and the readers use.
 
-A run writes them in the order in which they stand here. All ranks write all of them, except ``evaluation`` and
-``checkpoint``, which only rank 0 writes. Durations are monotonic time; ``wall_ns`` is the wall clock (Unix time), so
-that the two can be compared. Epochs count from 0; the ``epoch`` of an evaluation is the number of epochs completed.
+A run writes them in the order in which they stand here. All ranks write all of them, except ``evaluation``, which only
+rank 0 writes, and ``staging``, which the first rank of a node writes. A run that was stopped and resumed has several
+*segments*; each opens with ``run_open``, all but the first go on with ``resume``, and each starts the clock anew (the
+earliest start counts). Durations are monotonic time; ``wall_ns`` is the wall clock (Unix time), so that the two can be
+compared. Epochs count from 0; the ``epoch`` of an evaluation is the number of epochs completed.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rank is up. ``config_sha256`` is that of the bytes of config.json."""
+    """The rank is up. ``config_sha256`` is that of the bytes of config.json, ``job`` the scheduler's id or empty."""
 
     EVENT: ClassVar[str] = "run_open"
     format: Literal[1]
     run_id: Text
+    segment: Count
+    job: str
     rank: Count
     num_ranks: Positive
     local_rank: Count
@@ -45,6 +49,36 @@ class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wall_ns: UnixTime
     monotonic_ns: Count
     package_version: Text
+
+
+class Resume(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The rank goes on from where a checkpoint was made: ``epoch`` epochs and ``step`` steps are done.
+
+    Without a checkpoint (an empty ``path``) the run begins again. ``ledgers_sha256`` binds the ledgers of all ranks of
+    all earlier segments as this segment found them (hpcai500.record.ledgers_digest).
+    """
+
+    EVENT: ClassVar[str] = "resume"
+    epoch: Count
+    step: Count
+    path: str
+    sha256: Sha256 | Literal[""]
+    ledgers_sha256: Sha256
+
+
+class Staging(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The node has a copy of the data file of its own, made or found before the clock starts.
+
+    ``fell_back`` says why the original is read all the same; empty if it is not.
+    """
+
+    EVENT: ClassVar[str] = "staging"
+    path: Text
+    num_bytes: Count
+    duration_ns: Duration
+    verify_ns: Duration
+    reused: bool
+    fell_back: str
 
 
 class DataOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -71,6 +105,25 @@ class ModelBuilt(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     num_classes: Positive
 
 
+class StartUp(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the time went before the clock started, none of it ranked.
+
+    ``allocation_ns``: from the job's start to that of the launcher; ``launch_ns``: until this process ran (both 0 where
+    no driver tells); ``import_ns``: loading the package and its libraries; ``rendezvous_ns``: until all ranks had found
+    each other; ``data_open_ns``; ``model_ns``: building the model and preparing the exchange; ``wait_ns``: for the
+    other ranks to get as far.
+    """
+
+    EVENT: ClassVar[str] = "start_up"
+    allocation_ns: Duration
+    launch_ns: Duration
+    import_ns: Duration
+    rendezvous_ns: Duration
+    data_open_ns: Duration
+    model_ns: Duration
+    wait_ns: Duration
+
+
 class ClockStart(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ranked clock starts: before the first training batch is read."""
 
@@ -95,15 +148,17 @@ class Window(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     optimizer_ns: Duration
 
 
-class EpochEnd(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An epoch is over.
+class EpochPart(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of an epoch is over: all of it, or the steps between two checkpoints.
 
-    ``sample_digest`` is the sum of the mixed ids this rank trained on, modulo 2**64; rank 0 adds ``epoch_digest``, the
-    same over the whole epoch's order, which the sum over ranks must equal.
+    ``sample_digest`` is the sum of the mixed ids this rank trained on in these steps, modulo 2**64. With the last part
+    of an epoch rank 0 adds ``epoch_digest``, the same over the whole epoch's order, which the sum over all ranks and
+    parts must equal.
     """
 
-    EVENT: ClassVar[str] = "epoch_end"
+    EVENT: ClassVar[str] = "epoch_part"
     epoch: Count
+    first_step: Count
     steps: Positive
     samples: Count
     skipped: Count
@@ -136,10 +191,14 @@ class Evaluation(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Checkpoint(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A checkpoint is written (rank 0); ``path`` is relative to the run's folder checkpoints/."""
+    """A checkpoint is written; all ranks took part or waited for it, for ``duration_ns``.
+
+    ``epoch`` epochs and ``step`` steps of the next one are done; ``path`` is relative to the run's checkpoints/.
+    """
 
     EVENT: ClassVar[str] = "checkpoint"
     epoch: Count
+    step: Count
     path: Text
     sha256: Sha256
     duration_ns: Duration
@@ -153,7 +212,7 @@ class ClockStop(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RunClose(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The last event of every ledger; ``reason`` says in a sentence what ended the run."""
+    """The last event of a segment; ``reason`` says in a sentence what ended it."""
 
     EVENT: ClassVar[str] = "run_close"
     status: Literal["completed", "failed", "interrupted"]
@@ -165,11 +224,14 @@ EVENTS: dict[str, type[Event]] = {
     event.EVENT: event
     for event in (
         RunOpen,
+        Resume,
+        Staging,
         DataOpen,
         ModelBuilt,
+        StartUp,
         ClockStart,
         Window,
-        EpochEnd,
+        EpochPart,
         EvaluationShard,
         Evaluation,
         Checkpoint,

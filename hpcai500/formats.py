@@ -50,7 +50,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class TimeParts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the ranked clock's seconds went, mean over ranks (a rank that did not do a thing counts with 0 s)."""
+    """Where the ranked clock's seconds went, mean over ranks (a rank that did not do a thing counts with 0 s).
+
+    Attributes:
+        lost_s: work that a later segment did again, since it was done after the last checkpoint.
+        restart_s: from the last line of a segment to the clock's start in the next: the queue and the start-up.
+    """
 
     data_wait_s: NotNegative
     forward_backward_s: NotNegative
@@ -58,6 +63,8 @@ class TimeParts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     optimizer_s: NotNegative
     evaluation_s: NotNegative
     checkpoint_s: NotNegative
+    lost_s: NotNegative
+    restart_s: NotNegative
     other_s: float
 
 
@@ -65,6 +72,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """result.json: the figures of a run, all computed from its ledgers; null where the run did not get that far.
 
     Attributes:
+        segments: 1, and one more for each time the run was resumed.
+        num_ranks: as configured; a resumed run may have gone on with others, which its ledgers tell.
         epochs: epochs that all ranks completed.
         samples: training samples processed, all ranks and epochs together.
         wall_s: the ranked clock, from the earliest clock_start of a rank to the latest clock_stop.
@@ -86,6 +95,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     run_id: Text
     seed: Count
     status: Status
+    segments: Positive
     num_ranks: Positive
     epochs: Count
     samples: Count

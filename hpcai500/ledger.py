@@ -4,6 +4,9 @@ A line is ``{"seq", "time_ns", "event", "value", "prev"}`` in JSON: ``prev`` is 
 without its newline (64 zeros for the first), ``time_ns`` is Unix time at opening plus monotonic time since, so that it
 never steps back. A line is written by one ``write`` to a file opened for appending: a crash loses at most that line.
 
+A run that is resumed writes a new file and goes on with the chain, so the line before its first one is the last whole
+line of the file before. Only that line is looked at: a torn one, which a crash left behind, stays where it is.
+
 The chain shows what was altered or lost by accident. It stops nobody who recomputes it; the checks of hpcai500/checks
 look at what the events say.
 """
@@ -13,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +35,26 @@ MAX_LINE_BYTES = 1 << 20  # no event comes near it; a longer line is hostile
 SYNCED = frozenset({"run_open", "clock_start", "evaluation", "checkpoint", "clock_stop", "run_close"})
 
 
+@dataclass
+class ChainHead:
+    """The end of a chain: what the next line must carry.
+
+    Attributes:
+        seq: number of the next line.
+        sha256: digest of the last whole line.
+        time_ns: of that line; 0 before the first.
+    """
+
+    seq: int = 0
+    sha256: str = FIRST_PREV
+    time_ns: int = 0
+
+    def advance(self, line: bytes) -> None:
+        """Take in a line, given without its newline."""
+        self.seq += 1
+        self.sha256 = hashlib.sha256(line).hexdigest()
+
+
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line as it stands in the file."""
 
@@ -41,19 +66,27 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A line as read: ``seq`` is its number from 0, ``value`` an object of hpcai500.events."""
+    """A line as read: ``seq`` is its number in the chain from 0, ``line`` that in the file from 1.
+
+    ``value`` is an object of hpcai500.events.
+    """
 
     seq: int
+    line: int
     time_ns: int
     event: str
     value: Event
 
 
 class LedgerWriter:
-    """Writes the ledger of one rank. Use as a context manager, or call ``close``."""
+    """Writes the ledger of one rank. Use as a context manager, or call ``close``. Any thread may write or close it."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], head: ChainHead | None = None) -> None:
         """Create the file and its folder.
+
+        Args:
+            path: of the new file.
+            head: the end of the chain that it goes on with; a new chain by default.
 
         Raises:
             RecordError: the file exists, or cannot be created.
@@ -75,10 +108,10 @@ class LedgerWriter:
         """Unix time at opening; what run_open reports."""
         self.monotonic_ns = time.monotonic_ns()
         """Monotonic time at opening; what run_open reports."""
-        self._seq = 0
-        self._prev = FIRST_PREV
+        self._head = head or ChainHead()
         self._num_bytes = 0
         self._is_closed = False
+        self._lock = threading.RLock()  # the thread that notices a lost rank closes the ledger of a rank that waits
 
     def __enter__(self) -> Self:
         return self
@@ -95,21 +128,19 @@ class LedgerWriter:
             RecordError: a number is not finite, the disk is full, or the file cannot be written; what was written
                 before stays whole.
         """
-        assert not self._is_closed, "the ledger is closed"
         assert event in EVENTS, f"{event} is not an event of hpcai500.events"
         fields = msgspec.to_builtins(value)
         for name, number in fields.items():
             if isinstance(number, float) and not math.isfinite(number):
                 message = f"{name} of event {event} is {number!r}, and a ledger takes finite numbers only"
                 raise RecordError(f"{message}; close the run as failed instead")
-        typed = msgspec.convert(fields, EVENTS[event])
-        time_ns = self.wall_ns + time.monotonic_ns() - self.monotonic_ns
-        line = msgspec.json.encode(
-            _Line(self._seq, time_ns, event, msgspec.Raw(msgspec.json.encode(typed)), self._prev)
-        )
-        self._append(line + b"\n", sync=event in SYNCED)
-        self._prev = hashlib.sha256(line).hexdigest()
-        self._seq += 1
+        content = msgspec.Raw(msgspec.json.encode(msgspec.convert(fields, EVENTS[event])))
+        with self._lock:
+            assert not self._is_closed, "the ledger is closed"
+            time_ns = self.wall_ns + time.monotonic_ns() - self.monotonic_ns
+            line = msgspec.json.encode(_Line(self._head.seq, time_ns, event, content, self._head.sha256))
+            self._append(line + b"\n", sync=event in SYNCED)
+            self._head.advance(line)
         return time_ns
 
     def _append(self, line: bytes, *, sync: bool) -> None:
@@ -125,7 +156,8 @@ class LedgerWriter:
         except OSError as error:
             os.ftruncate(self._file, self._num_bytes)  # drop the part of this line that was written
             message = (
-                f"cannot write ledger {str(self.path)!r} ({error.strerror}); its {self._seq} earlier events are safe"
+                f"cannot write ledger {str(self.path)!r} ({error.strerror}); what stands in it is safe, so free some "
+                "space there and resume the run"
             )
             raise RecordError(message) from None
         self._num_bytes += len(line)
@@ -141,17 +173,18 @@ class LedgerWriter:
         Raises:
             RecordError: the disk refuses.
         """
-        if self._is_closed:
-            return
-        try:
-            if status is not None:
-                self.write("run_close", {"status": status, "reason": reason, "wall_ns": time.time_ns()})
-            os.fsync(self._file)
-        except OSError as error:
-            raise RecordError(f"cannot bring ledger {str(self.path)!r} to the disk ({error.strerror})") from None
-        finally:
-            self._is_closed = True
-            os.close(self._file)
+        with self._lock:
+            if self._is_closed:
+                return
+            try:
+                if status is not None:
+                    self.write("run_close", {"status": status, "reason": reason, "wall_ns": time.time_ns()})
+                os.fsync(self._file)
+            except OSError as error:
+                raise RecordError(f"cannot bring ledger {str(self.path)!r} to the disk ({error.strerror})") from None
+            finally:
+                self._is_closed = True
+                os.close(self._file)
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Iterator[Entry]:
@@ -180,7 +213,9 @@ def check_chain(path: str | os.PathLike[str]) -> list[Finding]:
     return [item for item in scan_ledger(path) if isinstance(item, Finding)]
 
 
-def scan_ledger(path: str | os.PathLike[str], *, place: str | None = None) -> Iterator[Entry | Finding]:
+def scan_ledger(
+    path: str | os.PathLike[str], *, place: str | None = None, head: ChainHead | None = None
+) -> Iterator[Entry | Finding]:
     """Yield every event that can be read and, where it is met, every finding about the form (see ``check_chain``).
 
     Memory does not grow with the file.
@@ -188,6 +223,7 @@ def scan_ledger(path: str | os.PathLike[str], *, place: str | None = None) -> It
     Args:
         path: the ledger.
         place: how findings name it; its path by default.
+        head: the end of the chain that it goes on with, a new chain by default; is moved to the end of this file.
 
     Raises:
         RecordError: the file cannot be read.
@@ -195,7 +231,8 @@ def scan_ledger(path: str | os.PathLike[str], *, place: str | None = None) -> It
     decoder = msgspec.json.Decoder(_Line)
     values = {name: msgspec.json.Decoder(event) for name, event in EVENTS.items()}
     file_name = str(path) if place is None else place
-    prev, number = FIRST_PREV, -1
+    head = head or ChainHead()
+    number = -1
     for number, raw in enumerate(_read_lines(Path(path))):
         place = f"{file_name}:{number + 1}"
         if not raw.endswith(b"\n"):
@@ -208,34 +245,64 @@ def scan_ledger(path: str | os.PathLike[str], *, place: str | None = None) -> It
             return
         line = raw[:-1]
         try:
-            head = decoder.decode(line)
+            parsed = decoder.decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             yield Finding(rule="ledger.line", place=place, expected="a line of a ledger", found=str(error))
         else:
-            yield from _check_link(head, number, prev, place)
-            yield _decode_value(head, values, place)
-        prev = hashlib.sha256(line).hexdigest()
+            yield from _check_link(parsed, head, place)
+            head.time_ns = parsed.time_ns
+            yield _decode_value(parsed, number + 1, values, place)
+        head.advance(line)
     if number < 0:
         yield Finding(rule="ledger.empty", place=file_name, expected="at least one event", found="an empty file")
 
 
-def _check_link(head: _Line, number: int, prev: str, place: str) -> Iterator[Finding]:
-    if head.seq != number:
-        yield Finding(rule="ledger.chain", place=place, expected=f"seq {number}", found=f"seq {head.seq}")
-    if head.prev != prev:
-        yield Finding(rule="ledger.chain", place=place, expected=f"prev {prev}", found=f"prev {head.prev}")
+def _check_link(line: _Line, head: ChainHead, place: str) -> Iterator[Finding]:
+    if line.seq != head.seq:
+        yield Finding(rule="ledger.chain", place=place, expected=f"seq {head.seq}", found=f"seq {line.seq}")
+    if line.prev != head.sha256:
+        yield Finding(rule="ledger.chain", place=place, expected=f"prev {head.sha256}", found=f"prev {line.prev}")
 
 
-def _decode_value(head: _Line, values: Mapping[str, msgspec.json.Decoder[Event]], place: str) -> Entry | Finding:
-    if head.event not in values:
+def _decode_value(
+    line: _Line, number: int, values: Mapping[str, msgspec.json.Decoder[Event]], place: str
+) -> Entry | Finding:
+    if line.event not in values:
         expected = f"one of {', '.join(values)}"
-        return Finding(rule="ledger.event", place=place, expected=expected, found=repr(head.event)[:100])
+        return Finding(rule="ledger.event", place=place, expected=expected, found=repr(line.event)[:100])
     try:
-        value = values[head.event].decode(head.value)
+        value = values[line.event].decode(line.value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        expected = f"what event {head.event} carries"
+        expected = f"what event {line.event} carries"
         return Finding(rule="ledger.value", place=place, expected=expected, found=str(error))
-    return Entry(head.seq, head.time_ns, head.event, value)
+    return Entry(line.seq, number, line.time_ns, line.event, value)
+
+
+def read_head(path: str | os.PathLike[str]) -> ChainHead | None:
+    """The end of the chain in a ledger, without reading all of it; None if it has no whole line.
+
+    Raises:
+        RecordError: the file cannot be read, or its last whole line is not one of a ledger.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * MAX_LINE_BYTES))
+            lines = file.read().split(b"\n")[:-1]  # what follows the last newline was cut by a crash
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RecordError(f"cannot read ledger {str(path)!r} ({error.strerror})") from None
+    if not lines:
+        return None
+    try:
+        line = msgspec.json.decode(lines[-1], type=_Line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordError(
+            f"the last line of ledger {str(path)!r} is damaged, so its chain cannot be gone on with; make a new run"
+        ) from error
+    head = ChainHead(seq=line.seq, time_ns=line.time_ns)
+    head.advance(lines[-1])
+    return head
 
 
 def _read_lines(path: Path) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpcai500 import metrics
@@ -19,7 +19,8 @@ from hpcai500.events import (
     Checkpoint,
     ClockStart,
     ClockStop,
-    EpochEnd,
+    DataOpen,
+    EpochPart,
     Evaluation,
     EvaluationShard,
     ModelBuilt,
@@ -40,7 +41,7 @@ from hpcai500.formats import (
     read_record,
     write_json,
 )
-from hpcai500.record import RankLedger, RunRecord, read_run
+from hpcai500.record import RankLedger, RunRecord, Segment, read_run
 
 __all__ = [
     "DataSource",
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 NS_PER_S = 10**9
+Timed = Window | EvaluationShard | Checkpoint
 
 
 def result_from_ledgers(run_folder: Path, edition: Edition) -> RunResult:
@@ -76,13 +78,12 @@ def result_from_ledgers(run_folder: Path, edition: Edition) -> RunResult:
 def compute_result(run: RunRecord, size: Size) -> RunResult:
     """The figures of a run; those it did not get far enough for are None."""
     ledgers = run.ledgers
-    ends = [ledger.values(EpochEnd) for ledger in ledgers]
-    samples = sum(end.samples for rank_ends in ends for end in rank_ends)
-    wall_s = _wall_s(ledgers)
-    train_s = max((_sum_s(ledger, Window) for ledger in ledgers), default=0.0)
-    built = ledgers[0].value(ModelBuilt) if ledgers else None
+    parts = [part for ledger in ledgers for part in ledger.values(EpochPart)]
+    samples = sum(part.samples for part in parts)
+    wall_s = _wall_s(run)
+    built = next((built for ledger in ledgers if (built := ledger.value(ModelBuilt))), None)
     flop_training = built.flop_training_per_sample if built else None
-    evaluations = ledgers[0].entries_of(Evaluation) if ledgers else []
+    evaluations = [entry for root in run.roots for entry in root.entries_of(Evaluation)]
     curve = [entry.value for entry in evaluations if isinstance(entry.value, Evaluation)]
     qualities = [evaluation.quality for evaluation in curve]
     epochs = [float(evaluation.epoch) for evaluation in curve]
@@ -96,13 +97,14 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         run_id=run.config.run_id,
         seed=run.config.seed,
         status=run.status,
+        segments=len(run.segments),
         num_ranks=run.config.num_ranks,
-        epochs=min((len(rank_ends) for rank_ends in ends), default=0),
+        epochs=_completed_epochs(run.segments[-1]),
         samples=samples,
-        skipped=sum(end.skipped for rank_ends in ends for end in rank_ends),
+        skipped=sum(part.skipped for part in parts),
         wall_s=wall_s,
-        train_s=train_s if wall_s else None,
-        parts=_time_parts(ledgers, wall_s) if wall_s else None,
+        train_s=_train_s(run) if wall_s else None,
+        parts=_time_parts(run, wall_s) if wall_s else None,
         samples_per_s=samples / wall_s if wall_s else None,
         flop_training_per_sample=flop_training,
         flop_total=samples * flop_training if flop_training else None,
@@ -120,7 +122,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         ),
         epochs_to_quality=metrics.time_to_quality(epochs, qualities, target),
         epochs_to_quality_interpolated=metrics.interpolated_time_to_quality(epochs, qualities, target),
-        loss_last=_last_loss(ledgers),
+        loss_last=_last_loss(run),
     )
 
 
@@ -139,41 +141,81 @@ def _earliest_start_ns(ledgers: Sequence[RankLedger]) -> int | None:
     return min(starts, default=None)
 
 
-def _wall_s(ledgers: Sequence[RankLedger]) -> float | None:
-    """The ranked clock: earliest start to latest stop; None unless every rank stopped after it."""
-    start_ns = _earliest_start_ns(ledgers)
-    stops = [ledger.time_ns(ClockStop) for ledger in ledgers]
+def _completed_epochs(last: Segment) -> int:
+    """Epochs that all ranks of the last segment, and thereby those of the segments before, have behind them."""
+    completed = []
+    for ledger in last.ledgers:
+        data, start = ledger.value(DataOpen), ledger.start
+        ends = [
+            part for part in ledger.values(EpochPart) if data and part.first_step + part.steps >= data.steps_per_epoch
+        ]
+        completed.append((start.epoch if start else 0) + len(ends))
+    return min(completed, default=0)
+
+
+def _wall_s(run: RunRecord) -> float | None:
+    """The ranked clock: earliest start to latest stop; None unless every rank of the last segment stopped after it."""
+    start_ns = _earliest_start_ns(run.ledgers)
+    stops = [ledger.time_ns(ClockStop) for ledger in run.segments[-1].ledgers]
     if start_ns is None or any(stop is None for stop in stops):
         return None
     wall_ns = max(stop for stop in stops if stop is not None) - start_ns
     return wall_ns / NS_PER_S if wall_ns > 0 else None
 
 
-def _sum_s(ledger: RankLedger, kind: type[Window | EvaluationShard | Checkpoint], field: str = "duration_ns") -> float:
-    """Sum of one duration over all events of a kind, in seconds; summed as integers, so exact."""
+def _train_s(run: RunRecord) -> float:
+    """Training steps that count, on the rank of each segment with most of them."""
+    return sum(max(_sum_s(ledger, Window) for ledger in segment.ledgers) for segment in run.segments)
+
+
+def _sum_s(ledger: RankLedger, kind: type[Timed], field: str = "duration_ns") -> float:
+    """Sum of one duration over all events of a kind that count, in seconds; summed as integers, so exact."""
     return float(sum(getattr(value, field) for value in ledger.values(kind)) / NS_PER_S)
 
 
-def _time_parts(ledgers: Sequence[RankLedger], wall_s: float) -> TimeParts:
-    """Mean over ranks of each part; what no part accounts for is other_s, so that all add up to wall_s."""
+def _lost_s(ledger: RankLedger) -> float:
+    """Time of the steps, evaluations and checkpoints that a later segment did again."""
+    lost = (entry.value for entry in ledger.entries if not ledger.counts(entry))
+    return sum(value.duration_ns for value in lost if isinstance(value, Timed)) / NS_PER_S
 
-    def mean_s(kind: type[Window | EvaluationShard | Checkpoint], field: str = "duration_ns") -> float:
-        return statistics.fmean(_sum_s(ledger, kind, field) for ledger in ledgers)
+
+def _restart_s(run: RunRecord) -> float:
+    """Sum over resumed segments: from the last line of those before to the clock's start."""
+    total_ns, last_ns = 0, None
+    for segment in run.segments:
+        start_ns = _earliest_start_ns(segment.ledgers)
+        if start_ns is None:
+            continue  # it ended before it trained, so the next one's restart takes in its time
+        total_ns += max(0, start_ns - last_ns) if last_ns is not None else 0
+        last_ns = max(ledger.entries[-1].time_ns for ledger in segment.ledgers if ledger.entries)
+    return total_ns / NS_PER_S
+
+
+def _time_parts(run: RunRecord, wall_s: float) -> TimeParts:
+    """Mean over the ranks of each segment; what no part accounts for is other_s, so that all add up to wall_s."""
+
+    def mean_s(measure: Callable[[RankLedger], float]) -> float:
+        return sum(statistics.fmean(map(measure, segment.ledgers)) for segment in run.segments)
 
     parts = {
-        "data_wait_s": mean_s(Window, "data_wait_ns"),
-        "forward_backward_s": mean_s(Window, "forward_backward_ns"),
-        "communication_s": mean_s(Window, "communication_ns"),
-        "optimizer_s": mean_s(Window, "optimizer_ns"),
-        "evaluation_s": mean_s(EvaluationShard),
-        "checkpoint_s": mean_s(Checkpoint),
+        "data_wait_s": mean_s(lambda ledger: _sum_s(ledger, Window, "data_wait_ns")),
+        "forward_backward_s": mean_s(lambda ledger: _sum_s(ledger, Window, "forward_backward_ns")),
+        "communication_s": mean_s(lambda ledger: _sum_s(ledger, Window, "communication_ns")),
+        "optimizer_s": mean_s(lambda ledger: _sum_s(ledger, Window, "optimizer_ns")),
+        "evaluation_s": mean_s(lambda ledger: _sum_s(ledger, EvaluationShard)),
+        "checkpoint_s": mean_s(lambda ledger: _sum_s(ledger, Checkpoint)),
+        "lost_s": mean_s(_lost_s),
+        "restart_s": _restart_s(run),
     }
     return TimeParts(**parts, other_s=wall_s - sum(parts.values()))
 
 
-def _last_loss(ledgers: Sequence[RankLedger]) -> float | None:
-    windows = [ledger.values(Window)[-1] for ledger in ledgers if ledger.values(Window)]
-    return statistics.fmean(window.loss_sum / window.num_steps for window in windows) if windows else None
+def _last_loss(run: RunRecord) -> float | None:
+    for segment in reversed(run.segments):
+        windows = [ledger.values(Window)[-1] for ledger in segment.ledgers if ledger.values(Window)]
+        if windows:
+            return statistics.fmean(window.loss_sum / window.num_steps for window in windows)
+    return None
 
 
 def summarise(results: Sequence[RunResult], size: Size) -> Summary:

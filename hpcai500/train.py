@@ -1,7 +1,7 @@
 """One rank of one run: trains what the run folder's config.json says and records it there.
 
-Started on every rank by ``hpcai500 submit`` or by a job script:
-``mpiexec -n 2 python -m hpcai500.train RUN_FOLDER``.
+Started on every rank by ``hpcai500 submit`` or by a job's driver:
+``mpiexec -n 2 python -m hpcai500.train RUN_FOLDER``. A run that was begun before and is not complete is gone on with.
 """
 
 from __future__ import annotations
@@ -12,25 +12,42 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcai500.allocator import keep_freed_memory
 from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
 from hpcai500.edition import Size, Workload, load_edition
-from hpcai500.errors import DataError, HpcAi500Error, RecordError
+from hpcai500.errors import DataError, HpcAi500Error, RecordError, StoppedError
 from hpcai500.ledger import LedgerWriter
+from hpcai500.record import ledger_path
+from hpcai500.start_up import StartUpTimer
 from hpcai500.submission import RunConfig, read_config, result_from_ledgers, write_json
 from hpcai500.version import __version__
 
 if TYPE_CHECKING:
     from hpcai500.comm.communicator import Communicator
+    from hpcai500.pauses import StopRequests
     from hpcai500.pipelines.pipeline import Pipeline
+    from hpcai500.resume import SegmentPlan
 
+T = TypeVar("T")
 EPILOG = """example:
   mpiexec -n 2 python -m hpcai500.train runs/resnet50-mini-free/run-1"""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A rank and what it was started for."""
+
+    run_folder: Path
+    config: RunConfig
+    config_sha256: str
+    plan: SegmentPlan
+    comm: Communicator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,88 +57,140 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train this rank's part of the run; returns the exit status."""
-    from hpcai500.comm.communicator import open_communicator
-
+    timer = StartUpTimer()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # launchers pass Ctrl-C on to the ranks as SIGTERM
+    from hpcai500.comm.communicator import open_communicator
+    from hpcai500.lease import RunLease
+    from hpcai500.pauses import StopRequests
+    from hpcai500.resume import plan_segment
+
+    requests = StopRequests()
     config, config_sha256 = read_config(args.run_folder)
     if config.device == "cpu":
         keep_freed_memory()
+    timer.lap("import")
     comm = open_communicator(config.settings["communicator"], device=config.device)
+    timer.lap("rendezvous")
     with comm:
-        if comm.size != config.num_ranks:
-            raise RecordError(
-                f"run {config.run_id!r} is configured for {config.num_ranks} ranks and {comm.size} were started; "
-                f"start {config.num_ranks} or make a new run with `hpcai500 submit --ranks {comm.size}`"
-            )
-        with recorded(args.run_folder, config, config_sha256, comm) as ledger:
-            train_rank(args.run_folder, config, comm, ledger)
-        comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
-        if comm.rank == 0:
-            write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
-        comm.barrier()
+        job = os.environ.get("SLURM_JOB_ID", "")
+        with closing(RunLease(args.run_folder, job=job)) if comm.rank == 0 else nullcontext():
+            plan = told_by_rank_0(comm, lambda: plan_segment(args.run_folder, config, num_ranks=comm.size))
+            rank = Rank(args.run_folder, config, config_sha256, plan, comm)
+            try:
+                with recorded(rank) as ledger:
+                    train_rank(rank, ledger, requests, timer)
+            except StoppedError as stopped:
+                comm.barrier()  # a launcher ends all ranks once one has left
+                if comm.rank == 0:
+                    print(f"hpcai500 train: {stopped}", file=sys.stderr, flush=True)
+                return stopped.exit_code
+            comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
+            if comm.rank == 0:
+                write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
+            comm.barrier()
     return 0
 
 
-def train_rank(run_folder: Path, config: RunConfig, comm: Communicator, ledger: LedgerWriter) -> None:
-    """Open data, workload and engine, and train.
+def told_by_rank_0(comm: Communicator, decide: Callable[[], T]) -> T:
+    """What rank 0 decides, on all ranks; if it cannot, only rank 0 raises why and the others leave quietly."""
+    error: HpcAi500Error | None = None
+    decision: T | None = None
+    if comm.rank == 0:
+        try:
+            decision = decide()
+        except HpcAi500Error as caught:
+            error = caught
+    decision, exit_code = comm.broadcast((decision, error.exit_code if error else 0))
+    if error is not None:
+        raise error
+    if exit_code:
+        sys.exit(exit_code)
+    assert decision is not None
+    return decision
+
+
+def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: StartUpTimer) -> None:
+    """Open data, workload and engine, and train what is left to train.
 
     Raises:
-        HpcAi500Error: whatever stops the run; see hpcai500.errors.
+        StoppedError: the run was asked to stop and can be gone on with.
+        HpcAi500Error: whatever else stops the run; see hpcai500.errors.
     """
-    from hpcai500.checkpoint import Checkpoints
+    from hpcai500.checkpoint import Checkpoints, load_checkpoint
     from hpcai500.collector import StepRecorder
     from hpcai500.engine import Engine, Schedule
     from hpcai500.workloads import open_workload
 
+    run_folder, config, plan, comm = rank.run_folder, rank.config, rank.plan, rank.comm
     rules = load_edition().workload(config.workload)
     size = rules.size(config.size)
-    describe_system(run_folder, comm)
-    with closing(open_data(config, rules, size, comm)) as pipeline:
-        ledger.write(
-            "data_open",
-            {
-                "dataset_sha256": pipeline.dataset_sha256,
-                "source": pipeline.provenance["source"],
-                "num_train_samples": pipeline.num_train_samples,
-                "num_validation_samples": pipeline.num_validation_samples,
-                "num_classes": pipeline.num_classes,
-                "steps_per_epoch": pipeline.num_steps_per_epoch,
-                "dropped_per_epoch": pipeline.num_dropped_per_epoch,
-            },
-        )
+    suffix = f"-{plan.number:03d}" if plan.number else ""
+    settings = adapted_settings(config, comm)
+    timer.lap("import")
+    describe_system(run_folder / f"system{suffix}.json", comm)
+    with closing(open_data(config, settings, rules, size, comm)) as pipeline:
+        record_data(ledger, pipeline)
+        timer.lap("data_open")
         workload = open_workload(
-            config.workload, config.settings, num_classes=pipeline.num_classes, num_ranks=comm.size, device=comm.device
+            config.workload, settings, num_classes=pipeline.num_classes, num_ranks=comm.size, device=comm.device
         )
         flop = workload.count_flop()
-        every_epochs = config.settings["checkpoint_every_epochs"]
+        checkpoints = Checkpoints(
+            run_folder / "checkpoints", every_s=float(settings["checkpoint_every_s"]), segment=plan.number
+        )
         engine = Engine(
             Schedule(
                 num_epochs=size.epochs,
                 evaluation_period_epochs=size.evaluation_period_epochs,
-                report_steps=config.settings["report_steps"],
+                report_steps=settings["report_steps"],
                 seed=config.seed,
             ),
             workload=workload,
             pipeline=pipeline,
             comm=comm,
             ledger=ledger,
-            recorder=StepRecorder(run_folder / "steps.h5"),
-            checkpoints=Checkpoints(run_folder / "checkpoints", every_epochs=every_epochs),
+            recorder=StepRecorder(run_folder / f"steps{suffix}.h5"),
+            checkpoints=checkpoints,
+            stop_requests=requests,
         )
-        ledger.write(
-            "model_built",
-            {
-                "num_parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
-                "flop_forward_per_sample": flop.forward,
-                "flop_training_per_sample": flop.training,
-                "image_size": config.settings["train_image_size"],
-                "num_classes": pipeline.num_classes,
-            },
-        )
+        if plan.checkpoint.path:
+            engine.restore(plan.checkpoint.position, load_checkpoint(checkpoints.folder / plan.checkpoint.path))
+        model = {
+            "num_parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
+            "flop_forward_per_sample": flop.forward,
+            "flop_training_per_sample": flop.training,
+            "image_size": settings["train_image_size"],
+            "num_classes": pipeline.num_classes,
+        }
+        ledger.write("model_built", model)
+        timer.lap("model")
+        comm.barrier()
+        timer.lap("wait")
+        ledger.write("start_up", timer.event())
         engine.train()
 
 
-def open_data(config: RunConfig, rules: Workload, size: Size, comm: Communicator) -> Pipeline:
+def adapted_settings(config: RunConfig, comm: Communicator) -> dict[str, Any]:
+    """The run's settings, with the batch of a rank such that the global batch stays what it was configured to be."""
+    global_batch = int(config.settings["batch_size_per_rank"]) * config.num_ranks
+    return {**config.settings, "batch_size_per_rank": global_batch // comm.size}
+
+
+def record_data(ledger: LedgerWriter, pipeline: Pipeline) -> None:
+    """Write the event data_open."""
+    value = {
+        "dataset_sha256": pipeline.dataset_sha256,
+        "source": pipeline.provenance["source"],
+        "num_train_samples": pipeline.num_train_samples,
+        "num_validation_samples": pipeline.num_validation_samples,
+        "num_classes": pipeline.num_classes,
+        "steps_per_epoch": pipeline.num_steps_per_epoch,
+        "dropped_per_epoch": pipeline.num_dropped_per_epoch,
+    }
+    ledger.write("data_open", value)
+
+
+def open_data(config: RunConfig, settings: dict[str, Any], rules: Workload, size: Size, comm: Communicator) -> Pipeline:
     """Open the run's pipeline on this rank.
 
     Raises:
@@ -129,7 +198,6 @@ def open_data(config: RunConfig, rules: Workload, size: Size, comm: Communicator
     """
     from hpcai500.pipelines.pipeline import ImagePipelineConfig, open_pipeline
 
-    settings = config.settings
     pipeline = open_pipeline(
         settings["pipeline"],
         ImagePipelineConfig(
@@ -165,37 +233,51 @@ def open_data(config: RunConfig, rules: Workload, size: Size, comm: Communicator
     return pipeline
 
 
-def describe_system(run_folder: Path, comm: Communicator) -> None:
-    """Write system.json on rank 0: one description a node, by its first rank, and the software of rank 0."""
+def describe_system(path: Path, comm: Communicator) -> None:
+    """Write the segment's system.json on rank 0: each node described by its first rank, and rank 0's software."""
     from hpcai500.system import describe_node, describe_software
 
     nodes = comm.gather(describe_node() if comm.local_rank == 0 else None)
     if nodes is not None:
-        write_json(run_folder / "system.json", {"nodes": [node for node in nodes if node], **describe_software()})
+        write_json(path, {"nodes": [node for node in nodes if node], **describe_software()})
 
 
 @contextmanager
-def recorded(run_folder: Path, config: RunConfig, config_sha256: str, comm: Communicator) -> Iterator[LedgerWriter]:
+def recorded(rank: Rank) -> Iterator[LedgerWriter]:
     """Open this rank's ledger and close it with what became of the run; on any failure all ranks are ended."""
-    ledger = LedgerWriter(run_folder / "ledger" / f"rank-{comm.rank:05d}.jsonl")
+    from hpcai500.resume import last_head
+
+    config, plan, comm = rank.config, rank.plan, rank.comm
+    path = ledger_path(rank.run_folder, plan.number, comm.rank)
+    ledger = LedgerWriter(path, last_head(rank.run_folder, comm.rank, segment=plan.number))
     ledger.write(
         "run_open",
         {
             "format": 1,
             "run_id": config.run_id,
+            "segment": plan.number,
+            "job": os.environ.get("SLURM_JOB_ID", ""),
             "rank": comm.rank,
             "num_ranks": comm.size,
             "local_rank": comm.local_rank,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "config_sha256": config_sha256,
+            "config_sha256": rank.config_sha256,
             "wall_ns": ledger.wall_ns,
             "monotonic_ns": ledger.monotonic_ns,
             "package_version": __version__,
         },
     )
+    if plan.number:
+        point = {"path": plan.checkpoint.path, "sha256": plan.checkpoint.sha256}
+        point |= {"ledgers_sha256": plan.ledgers_sha256}
+        ledger.write("resume", {**plan.checkpoint.position._asdict(), **point})
+        announce(plan, comm)
     try:
         yield ledger
+    except StoppedError as stopped:
+        ledger.close("interrupted", str(stopped))
+        raise
     except KeyboardInterrupt:
         _close_badly(ledger, "interrupted", "interrupted by a signal", comm, INTERRUPTED_EXIT_CODE)
     except HpcAi500Error as error:
@@ -204,6 +286,17 @@ def recorded(run_folder: Path, config: RunConfig, config_sha256: str, comm: Comm
         traceback.print_exc()
         _close_badly(ledger, "failed", f"{type(error).__name__}: {error}", comm, 1)
     ledger.close("completed", "all epochs done")
+
+
+def announce(plan: SegmentPlan, comm: Communicator) -> None:
+    """Say on rank 0 from where the run goes on, and which checkpoints were damaged."""
+    if comm.rank != 0:
+        return
+    for path in plan.checkpoint.damaged:
+        print(f"hpcai500 train: checkpoint {path!r} is damaged, so the one before it is used", file=sys.stderr)
+    epoch, step = plan.checkpoint.position
+    where = f"epoch {epoch}, step {step}" if plan.checkpoint.path else "the beginning, since there is no checkpoint"
+    print(f"hpcai500 train: segment {plan.number} of the run goes on from {where}", file=sys.stderr, flush=True)
 
 
 def _close_badly(ledger: LedgerWriter, status: str, reason: str, comm: Communicator, exit_code: int) -> None:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -39,7 +40,7 @@ from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError, UnknownNameError
 from hpcai500.finding import Finding
 from hpcai500.formats import Form, RunConfig, RunResult, Submission, SubmittedRun, Summary, System, decode, read_bytes
-from hpcai500.record import RunRecord, read_ledgers
+from hpcai500.record import RunRecord, read_segments
 from hpcai500.submission import summarise
 
 EPILOG = """examples:
@@ -107,12 +108,10 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
             results = case.results
     return Verdict(
         valid=not findings,
-        rankable=size.rankable and not findings,
+        rankable=not _why_not(case, findings),
         why_not=_why_not(case, findings),
         findings=findings,
-        notes=[
-            f"run {run.place} {run.record.status}: it is listed and not counted" for run in runs if not run.is_complete
-        ],
+        notes=[note for run in runs for note in _notes(run)],
         results=results,
         summary=_summary(results, size),
         workload=submission.workload,
@@ -129,7 +128,24 @@ def _invalid(findings: list[Finding]) -> Verdict:
 
 def _why_not(case: Case, findings: list[Finding]) -> list[str]:
     reasons = [] if case.size.rankable else [f"size {case.size.name} is never ranked; only official size is"]
+    for run in case.completed:
+        others = {segment.num_ranks for segment in run.record.segments} - {run.config.num_ranks, 0}
+        if others:
+            number = ", ".join(map(str, sorted(others)))
+            reasons.append(
+                f"run {run.place} was resumed on {number} ranks instead of {run.config.num_ranks}, "
+                "and a machine that changes has no speed of its own"
+            )
     return [*reasons, "it is not valid"] if findings else reasons
+
+
+def _notes(run: RunCase) -> Iterator[str]:
+    if not run.is_complete:
+        yield f"run {run.place} {run.record.status}: it is listed and not counted"
+    elif len(run.record.segments) > 1:
+        number = len(run.record.segments) - 1
+        times = "once" if number == 1 else f"{number} times"
+        yield f"run {run.place} was resumed {times}; its clock ran on all the while"
 
 
 def _summary(results: list[RunResult], size: Size) -> Summary | None:
@@ -159,7 +175,7 @@ def _read_run(folder: Path, submitted: SubmittedRun, findings: list[Finding]) ->
     place = submitted.folder
     config = _read(folder / "config.json", RunConfig, f"{place}/config.json", findings)
     try:
-        ledgers = read_ledgers(folder, place=place)
+        segments = read_segments(folder, place=place)
     except RecordError as error:
         findings.append(Finding("form.folder", f"{place}/ledger", "ledgers that can be read", str(error)))
         return None
@@ -171,8 +187,16 @@ def _read_run(folder: Path, submitted: SubmittedRun, findings: list[Finding]) ->
         result = _read(folder / "result.json", RunResult, f"{place}/result.json", findings)
     if is_complete or (folder / "system.json").exists():
         system = _read(folder / "system.json", System, f"{place}/system.json", findings)
-    config_sha256 = hashlib.sha256(read_bytes(folder / "config.json")).hexdigest()
-    return RunCase(submitted, place, RunRecord(folder, config, ledgers), config_sha256, result, system)
+    later = [_read(path, System, f"{place}/{path.name}", findings) for path in sorted(folder.glob("system-*.json"))]
+    return RunCase(
+        submitted=submitted,
+        place=place,
+        record=RunRecord(folder, config, segments),
+        config_sha256=hashlib.sha256(read_bytes(folder / "config.json")).hexdigest(),
+        result=result,
+        system=system,
+        later_systems=[system for system in later if system is not None],
+    )
 
 
 def _read(path: Path, form: type[Form], place: str, findings: list[Finding]) -> Form | None:

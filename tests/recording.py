@@ -22,7 +22,7 @@ from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import RecordError
 from hpcai500.ledger import LedgerWriter
 from hpcai500.metrics import resnet50_flop
-from hpcai500.record import RunRecord, read_ledgers
+from hpcai500.record import RunRecord, read_segments
 from hpcai500.submission import (
     DataSource,
     RunConfig,
@@ -76,6 +76,10 @@ SYSTEM = {
 }
 
 
+START_UP = {"allocation_ns": 0, "launch_ns": 10**9, "import_ns": 10**9, "rendezvous_ns": 10**8}
+START_UP |= {"data_open_ns": 10**8, "model_ns": 10**8, "wait_ns": 10**7}
+
+
 class Clock:
     """Stands in for the module ``time`` in hpcai500.ledger: passes only when told to."""
 
@@ -119,7 +123,7 @@ def record_submission(
             num_nodes=1,
             device="cpu",
             data=DataSource(path="data.h5", dataset_sha256=DATASET, source=rules.size(size).data_sources[0]),
-            settings=rules.resolve(size, level, {"checkpoint_every_epochs": 1} | (settings or {})),
+            settings=rules.resolve(size, level, settings or {}),
         )
         record_run(run_folder, config, number=number, fails=number >= num_runs - num_failed)
     assemble_submission(folders, folder / "submission.json", EDITION, submitter="somebody")
@@ -148,7 +152,14 @@ def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, num
     forward, training = resnet50_flop(int(config.settings["train_image_size"]), size.num_classes)
     ledger = LedgerWriter(folder / "ledger" / f"rank-{rank:05d}.jsonl")
     opened = {"format": 1, "run_id": config.run_id, "rank": rank, "num_ranks": config.num_ranks, "local_rank": rank}
-    opened |= {"host": "node1", "pid": 40 + rank, "config_sha256": read_config(folder)[1], "package_version": "0.1.0"}
+    opened |= {
+        "segment": 0,
+        "job": "",
+        "host": "node1",
+        "pid": 40 + rank,
+        "config_sha256": read_config(folder)[1],
+        "package_version": "0.1.0",
+    }
     ledger.write("run_open", opened | {"wall_ns": clock.time_ns(), "monotonic_ns": clock.monotonic_ns()})
     clock.advance(3)
     data = {"dataset_sha256": DATASET, "source": config.data.source, "num_train_samples": size.num_train_samples}
@@ -158,6 +169,7 @@ def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, num
     model = {"num_parameters": size.num_parameters, "flop_forward_per_sample": forward, "num_classes": size.num_classes}
     model |= {"flop_training_per_sample": training, "image_size": config.settings["train_image_size"]}
     ledger.write("model_built", model)
+    ledger.write("start_up", START_UP)
     ledger.write("clock_start", {"wall_ns": clock.time_ns()})
     for epoch in range(size.epochs):
         record_epoch(ledger, clock, epoch, steps=steps, batch=batch, rank=rank, config=config, number=number)
@@ -165,11 +177,8 @@ def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, num
             ledger.close("failed", "the loss is nan")
             return
         record_evaluation(ledger, clock, epoch + 1, rank=rank, config=config, number=number)
-        every_epochs = int(config.settings["checkpoint_every_epochs"])
-        if rank == 0 and every_epochs and (epoch + 1) % every_epochs == 0:
-            clock.advance(0.6)
-            checkpoint = {"epoch": epoch + 1, "path": f"epoch-{epoch + 1:04d}.pt", "sha256": DATASET}
-            ledger.write("checkpoint", checkpoint | {"duration_ns": NS_PER_S // 2})
+        if epoch + 1 < size.epochs:
+            record_checkpoint(ledger, clock, epoch + 1)
     clock.advance(0.1)
     ledger.write("clock_stop", {"wall_ns": clock.time_ns()})
     ledger.close("completed", "all epochs done")
@@ -191,10 +200,23 @@ def record_epoch(
         window |= {f"{name}_ns": round(part * num_steps * NS_PER_S) for name, part in parts.items()}
         ledger.write("window", window)
         first += num_steps
-    end = {"epoch": epoch, "steps": steps, "samples": steps * batch, "skipped": 0, "sample_digest": str(2**63 + rank)}
+    end = {
+        "epoch": epoch,
+        "first_step": 0,
+        "steps": steps,
+        "samples": steps * batch,
+        "skipped": 0,
+        "sample_digest": str(2**63 + rank),
+    }
     whole = sum(2**63 + other for other in range(config.num_ranks)) % 2**64
     end |= {"epoch_digest": str(whole)} if rank == 0 else {}
-    ledger.write("epoch_end", end | {"learning_rate_first": 0.1 / (1 + epoch), "learning_rate_last": rate})
+    ledger.write("epoch_part", end | {"learning_rate_first": 0.1 / (1 + epoch), "learning_rate_last": rate})
+
+
+def record_checkpoint(ledger: LedgerWriter, clock: Clock, epoch: int) -> None:
+    clock.advance(0.6)
+    checkpoint = {"epoch": epoch, "step": 0, "path": f"epoch-{epoch:04d}.pt", "sha256": DATASET}
+    ledger.write("checkpoint", checkpoint | {"duration_ns": NS_PER_S // 2})
 
 
 def record_evaluation(
@@ -271,7 +293,7 @@ class Forger:
                         if line["event"] == "run_open":
                             line["value"]["config_sha256"] = digest
                     chain_lines(path, lines)
-            results.append(compute_result(RunRecord(folder, config, read_ledgers(folder, place="")), size))
+            results.append(compute_result(RunRecord(folder, config, read_segments(folder, place="")), size))
             if figures and (folder / "result.json").exists():
                 (folder / "result.json").write_bytes(msgspec.json.encode(results[-1]))
         if figures:

@@ -17,6 +17,7 @@ from hpcai500.errors import DivergedError
 from hpcai500.ledger import LedgerWriter, read_ledger
 from hpcai500.pipelines.pipeline import Batch
 from hpcai500.pipelines.sampling import sample_digest
+from hpcai500.record import Position
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def enter_steps(account: EpochAccount, losses: list[float], *, first_id: int = 0
 
 def open_account(ledger: LedgerWriter, tmp_path: Path, *, report_steps: int = 2, on_cuda: bool = False) -> EpochAccount:
     recorder = StepRecorder(tmp_path / "steps.h5")
-    return EpochAccount(ledger, recorder, rank=0, epoch=3, report_steps=report_steps, on_cuda=on_cuda)
+    return EpochAccount(ledger, recorder, rank=0, position=Position(3, 0), report_steps=report_steps, on_cuda=on_cuda)
 
 
 def test_all_time_belongs_to_a_phase() -> None:
@@ -58,7 +59,7 @@ def test_all_time_belongs_to_a_phase() -> None:
 def test_windows_and_epoch_add_up(ledger: LedgerWriter, tmp_path: Path) -> None:
     account = open_account(ledger, tmp_path)
     enter_steps(account, [3.0, 2.0, 1.5, 1.0, 0.5])
-    account.close(skipped=1, epoch_digest=7)
+    account.close_part(skipped=1, epoch_digest=7)
     *windows, end = (entry.value for entry in read_ledger(ledger.path))
     assert [(window.first_step, window.num_steps, window.samples) for window in windows] == [
         (0, 2, 8),

@@ -71,7 +71,7 @@ def train(data: Path, folder: Path, *, epochs: int = 2, seed: int = 5, **overrid
             comm=comm,
             ledger=ledger,
             recorder=StepRecorder(folder / "steps.h5"),
-            checkpoints=Checkpoints(folder / "checkpoints", every_epochs=2),
+            checkpoints=Checkpoints(folder / "checkpoints", every_s=0),
         )
         try:
             engine.train()
@@ -87,12 +87,12 @@ def values(entries: list[Entry], event: str) -> list[Any]:
 
 def test_the_record_of_a_run_is_complete_and_in_order(smoke_data: Path, tmp_path: Path) -> None:
     entries = train(smoke_data, tmp_path)
-    epoch = ["window", "window", "window", "epoch_end", "evaluation_shard", "evaluation"]
+    epoch = ["window", "window", "window", "epoch_part", "evaluation_shard", "evaluation"]
     expected = ["clock_start", *epoch, *epoch, "checkpoint", "clock_stop"]
     assert [entry.event for entry in entries] == expected
-    assert [value.samples for value in values(entries, "epoch_end")] == [120, 120]  # 5 steps of 24; 8 are dropped
+    assert [value.samples for value in values(entries, "epoch_part")] == [120, 120]  # 5 steps of 24; 8 are dropped
     assert [value.samples for value in values(entries, "evaluation")] == [50, 50]
-    for end in values(entries, "epoch_end"):
+    for end in values(entries, "epoch_part"):
         assert end.sample_digest == end.epoch_digest
 
 
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit(smoke_data: Path, tmp_pa
     losses = [[window.loss_sum for window in values(entries, "window")] for entries in runs]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
-    digests = [values(entries, "epoch_end")[0].sample_digest for entries in runs]
+    digests = [values(entries, "epoch_part")[0].sample_digest for entries in runs]
     assert digests[0] == digests[1] != digests[2]  # 8 of 128 samples are dropped, others with another seed
 
 

@@ -202,7 +202,7 @@ MUTATIONS = (
              lambda f: f.edit_lines(lambda lines: lines.append(lines[-3]))),
     Mutation("check_order", "chain.order", "no clock stop", lambda f: drop_events(f, "clock_stop")),
     Mutation("check_order", "chain.order", "no close", lambda f: drop_events(f, "run_close")),
-    Mutation("check_order", "chain.order", "epoch markers deleted", lambda f: drop_events(f, "epoch_end")),
+    Mutation("check_order", "chain.order", "epoch markers deleted", lambda f: drop_events(f, "epoch_part")),
     Mutation("check_order", "chain.order", "an evaluation by rank 1",
              lambda f: shutil.copy(f.ledger(rank=0), f.ledger(rank=1))),
     Mutation("check_status", "chain.status", "a failed run passed off as completed",
@@ -228,9 +228,9 @@ MUTATIONS = (
              lambda f: f.edit_events("window", lambda v: v.update(learning_rate=0.05), rank=1)),
     Mutation("check_learning_rates", "runs.learning_rates", "nothing learnt", lambda f: (
         f.edit_events("window", lambda v: v.update(learning_rate=0.0)),
-        f.edit_events("epoch_end", lambda v: v.update(learning_rate_first=0.0, learning_rate_last=0.0)))),
+        f.edit_events("epoch_part", lambda v: v.update(learning_rate_first=0.0, learning_rate_last=0.0)))),
     Mutation("check_learning_rates", "runs.learning_rates", "an epoch ends at another rate",
-             lambda f: f.edit_events("epoch_end", lambda v: v.update(learning_rate_last=0.5))),
+             lambda f: f.edit_events("epoch_part", lambda v: v.update(learning_rate_last=0.5))),
     # counts
     Mutation("check_data", "counts.data", "7 training samples",
              lambda f: both_runs(f, "data_open", num_train_samples=7)),
@@ -248,18 +248,18 @@ MUTATIONS = (
              lambda f: both_runs(f, "model_built", num_parameters=9)),
     Mutation("check_model", "counts.model", "smaller pictures", lambda f: settings(f, train_image_size=64)),
     Mutation("check_epochs", "counts.epochs", "samples left out",
-             lambda f: f.edit_events("epoch_end", lambda v: v.update(samples=v["samples"] - 16, skipped=16))),
+             lambda f: f.edit_events("epoch_part", lambda v: v.update(samples=v["samples"] - 16, skipped=16))),
     Mutation("check_epochs", "counts.epochs", "an epoch counted twice",
-             lambda f: f.edit_events("epoch_end", lambda v: v.update(epoch=0))),
+             lambda f: f.edit_events("epoch_part", lambda v: v.update(epoch=0))),
     Mutation("check_windows", "counts.windows", "a window lost",
              lambda f: f.edit_lines(lambda lines: lines.pop(5))),
     Mutation("check_windows", "counts.windows", "a window twice", lambda f: repeat_line(f, "window")),
     Mutation("check_windows", "counts.windows", "more samples than steps",
              lambda f: f.edit_events("window", lambda v: v.update(samples=v["samples"] * 100))),
     Mutation("check_digests", "counts.digests", "a sample seen twice",
-             lambda f: f.edit_events("epoch_end", lambda v: v.update(sample_digest="12345"), rank=1)),
+             lambda f: f.edit_events("epoch_part", lambda v: v.update(sample_digest="12345"), rank=1)),
     Mutation("check_digests", "counts.digests", "no digest of the epoch",
-             lambda f: f.edit_events("epoch_end", lambda v: v.pop("epoch_digest"), rank=0)),
+             lambda f: f.edit_events("epoch_part", lambda v: v.pop("epoch_digest"), rank=0)),
     Mutation("check_evaluations", "counts.evaluations", "all evaluations deleted",
              lambda f: drop_events(f, "evaluation", "evaluation_shard")),
     Mutation("check_evaluations", "counts.evaluations", "all evaluations but the last deleted", lambda f: [
@@ -358,7 +358,7 @@ def test_a_failed_run_is_listed_and_its_cut_ledger_is_no_fault(tmp_path: Path) -
 
 def test_an_official_submission_is_rankable(tmp_path: Path) -> None:
     path = record_submission(
-        tmp_path, size="official", num_ranks=1, settings={"report_steps": 10**6, "checkpoint_every_epochs": 0}
+        tmp_path, size="official", num_ranks=1, settings={"report_steps": 10**6, "checkpoint_every_s": 0.0}
     )
     verdict = verify_submission(path)
     assert verdict.findings == []
@@ -473,7 +473,9 @@ def test_a_number_of_ranks_beyond_memory_does_not_stop_the_verifier(forger: Forg
     assert "chain.ranks" in rules_found(forger)
 
 
-@pytest.mark.parametrize("event", ["window", "epoch_end", "evaluation_shard", "evaluation", "model_built", "data_open"])
+@pytest.mark.parametrize(
+    "event", ["window", "epoch_part", "evaluation_shard", "evaluation", "model_built", "data_open"]
+)
 def test_no_huge_number_makes_the_verifier_raise(forger: Forger, event: str) -> None:
     def change(value: dict[str, Any]) -> None:
         value.update({key: 2**63 - 1 for key, old in value.items() if type(old) is int})

@@ -23,6 +23,7 @@ FORM_CHECKS: tuple[Check, ...] = (
     form.check_system,
     chain.check_ledgers,
     chain.check_ranks,
+    chain.check_segments,
     chain.check_identity,
     chain.check_order,
     chain.check_status,
@@ -38,7 +39,6 @@ CONTENT_CHECKS: tuple[Check, ...] = (
     counts.check_windows,
     counts.check_digests,
     counts.check_evaluations,
-    counts.check_checkpoints,
     figures.check_quality,
     figures.check_result,
     figures.check_summary,
@@ -47,6 +47,7 @@ CONTENT_CHECKS: tuple[Check, ...] = (
     times.check_durations,
     times.check_parts,
     times.check_wall,
+    times.check_checkpoints,
 )
 STRUCTURE_RULES = frozenset(
     {
@@ -56,6 +57,7 @@ STRUCTURE_RULES = frozenset(
         "ledger.value",
         "ledger.empty",
         "chain.ranks",
+        "chain.segments",
         "chain.order",
         "chain.status",
         "level.missing_setting",

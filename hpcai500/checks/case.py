@@ -24,6 +24,7 @@ class RunCase:
         config_sha256: of the bytes of its config.json.
         result: its result.json; None where there is none, which only a run that did not complete may lack.
         system: its system.json; None likewise.
+        later_systems: those of its later segments, system-001.json and so on.
     """
 
     submitted: SubmittedRun
@@ -32,6 +33,7 @@ class RunCase:
     config_sha256: str
     result: RunResult | None
     system: System | None
+    later_systems: list[System]
 
     @property
     def config(self) -> RunConfig:

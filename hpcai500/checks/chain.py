@@ -1,32 +1,44 @@
 """Chain: every rank's ledger is whole, hangs together, is closed, and tells the events of a run in their order.
 
-For a run that did not complete only what was written is checked: its ledgers may end anywhere, the last line cut.
+For a run that did not complete, and for segments that were gone on with, only what was written is checked: their
+ledgers may end anywhere, the last line cut.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
+from hpcai500.events import Checkpoint, Resume
 from hpcai500.finding import Finding
-from hpcai500.record import RankLedger
+from hpcai500.record import Position, RankLedger, Segment, ledgers_digest
 
-# What may follow what; after a failure run_close may follow anything. Rank 0 alone writes evaluation and checkpoint.
+# What may follow what; after a failure run_close may follow anything. Rank 0 alone writes evaluation.
 NEXT_EVENTS = {
     "": {"run_open"},
-    "run_open": {"data_open"},
+    "run_open": {"resume", "staging", "data_open"},
+    "resume": {"staging", "data_open"},
+    "staging": {"data_open"},
     "data_open": {"model_built"},
-    "model_built": {"clock_start"},
-    "clock_start": {"window"},
-    "window": {"window", "epoch_end"},
-    "epoch_end": {"window", "evaluation_shard", "checkpoint", "clock_stop"},
+    "model_built": {"start_up"},
+    "start_up": {"clock_start"},
+    "clock_start": {"window", "clock_stop"},  # clock_stop at once where a run is resumed behind its last epoch
+    "window": {"window", "epoch_part"},
+    "epoch_part": {"window", "evaluation_shard", "checkpoint", "clock_stop"},
     "evaluation_shard": {"window", "evaluation", "checkpoint", "clock_stop"},
     "evaluation": {"window", "checkpoint", "clock_stop"},
     "checkpoint": {"window", "clock_stop"},
     "clock_stop": {"run_close"},
     "run_close": set(),
 }
-ONLY_RANK_0 = {"evaluation", "checkpoint"}
+ONLY_RANK_0 = {"evaluation"}
+
+
+def _ends_well(run: RunCase, ledger: RankLedger) -> bool:
+    """Whether a ledger must be whole up to run_close: in the last segment of a run that is said to be completed."""
+    return run.submitted.status == "completed" and ledger.segment == run.record.segments[-1].number
 
 
 def check_ledgers(case: Case) -> list[Finding]:
@@ -34,26 +46,73 @@ def check_ledgers(case: Case) -> list[Finding]:
     findings = []
     for run in case.runs:
         for ledger in run.record.ledgers:
-            may_be_cut = run.submitted.status != "completed"
-            findings += [item for item in ledger.findings if not (may_be_cut and item.rule == "ledger.torn")]
+            cut = set() if _ends_well(run, ledger) else {"ledger.torn", "ledger.empty"}
+            findings += [item for item in ledger.findings if item.rule not in cut]
     return findings
 
 
 def check_ranks(case: Case) -> list[Finding]:
-    """A completed run has the ledgers of all of its ranks and no other."""
+    """Each segment whose work counts has the ledgers of all of its ranks and no other, the first as configured.
+
+    A segment that ended before all ranks were there, and was begun again from the same place, may lack some.
+    """
     findings = []
     for run in case.runs:
-        place, num_ranks = f"{run.place}/ledger", run.config.num_ranks
-        ranks = {ledger.rank for ledger in run.record.ledgers}
-        strangers = sorted(rank for rank in ranks if rank >= num_ranks)
-        num_missing = num_ranks - (len(ranks) - len(strangers))
-        if num_missing and run.submitted.status == "completed":
-            first = next(rank for rank in itertools.count() if rank not in ranks)
-            found = f"{num_missing} are missing, the first is rank {first}"
-            findings.append(Finding("chain.ranks", place, f"ledgers of {num_ranks} ranks", found))
-        if strangers:
-            findings.append(Finding("chain.ranks", place, f"ranks below {num_ranks}", f"ranks {strangers[:20]}"))
+        for segment in run.record.segments:
+            num_ranks = segment.num_ranks if segment.number else run.config.num_ranks
+            ranks = {ledger.rank for ledger in segment.ledgers}
+            place = str(PurePosixPath(segment.ledgers[0].place).parent)
+            strangers = sorted(rank for rank in ranks if rank >= num_ranks)
+            num_missing = num_ranks - (len(ranks) - len(strangers))
+            matters = segment.until != segment.start if segment.until else run.submitted.status == "completed"
+            if num_missing and matters:
+                first = next(rank for rank in itertools.count() if rank not in ranks)
+                found = f"{num_missing} are missing, the first is rank {first}"
+                findings.append(Finding("chain.ranks", place, f"ledgers of {num_ranks} ranks", found))
+            if strangers:
+                findings.append(Finding("chain.ranks", place, f"ranks below {num_ranks}", f"ranks {strangers[:20]}"))
     return findings
+
+
+def check_segments(case: Case) -> list[Finding]:
+    """Segments follow without gap; all ranks of one go on from the same checkpoint, which the run has made.
+
+    Each binds the ledgers of all segments before it as they stand.
+    """
+    findings = []
+    for run in case.runs:
+        numbers = [segment.number for segment in run.record.segments]
+        if numbers != list(range(len(numbers))):
+            expected = f"segments 0 to {len(numbers) - 1}"
+            findings.append(Finding("chain.segments", f"{run.place}/ledger", expected, f"{numbers[:100]}"))
+            continue
+        heads: list[tuple[int, int, str]] = []
+        saved = {("", ""): Position(0, 0)}
+        for segment in run.record.segments:
+            findings += _check_resumes(segment, ledgers_digest(heads), saved) if segment.number else []
+            for ledger in segment.ledgers:
+                heads.append((segment.number, ledger.rank, ledger.head_sha256))
+                for entry in ledger.entries:
+                    if isinstance(entry.value, Checkpoint):
+                        value = entry.value
+                        saved[value.path, value.sha256] = Position(value.epoch, value.step)
+    return findings
+
+
+def _check_resumes(segment: Segment, digest: str, saved: dict[tuple[str, str], Position]) -> Iterator[Finding]:
+    for ledger in segment.ledgers:
+        for entry in ledger.entries:
+            resume = entry.value
+            if not isinstance(resume, Resume):
+                continue
+            place = f"{ledger.place}:{entry.line}"
+            if resume.ledgers_sha256 != digest:
+                expected = f"{digest} (the ledgers of the segments before)"
+                yield Finding("chain.segments", f"{place}:ledgers_sha256", expected, resume.ledgers_sha256)
+            position = saved.get((resume.path, resume.sha256))
+            if position != (resume.epoch, resume.step) or ledger.start != segment.start:
+                expected = "a checkpoint that the run made before, the same on all ranks"
+                yield Finding("chain.segments", place, expected, f"{resume.path} at {resume.epoch}, {resume.step}")
 
 
 def check_identity(case: Case) -> list[Finding]:
@@ -64,23 +123,26 @@ def check_identity(case: Case) -> list[Finding]:
         if len(versions) > 1:
             expected = "one version on all ranks"
             findings.append(Finding("chain.identity", f"{run.place}/ledger", expected, ", ".join(sorted(versions))))
-        hosts = {ledger.opened.host for ledger in run.record.ledgers if ledger.opened}
+        first = run.record.segments[0].ledgers if run.record.segments else []
+        hosts = {ledger.opened.host for ledger in first if ledger.opened}
         if run.is_complete and len(hosts) != run.config.num_nodes:
             expected = f"{run.config.num_nodes} hosts"
             findings.append(Finding("chain.identity", f"{run.place}/ledger", expected, ", ".join(sorted(hosts))))
-        for ledger in run.record.ledgers:
-            findings += _check_opening(run, ledger)
+        for segment in run.record.segments:
+            for ledger in segment.ledgers:
+                findings += _check_opening(run, segment, ledger)
     return findings
 
 
-def _check_opening(run: RunCase, ledger: RankLedger) -> list[Finding]:
+def _check_opening(run: RunCase, segment: Segment, ledger: RankLedger) -> list[Finding]:
     opened = ledger.opened
     if opened is None:
         return []  # check_order says so
     expected = {
         "run_id": run.config.run_id,
+        "segment": segment.number,
         "rank": ledger.rank,
-        "num_ranks": run.config.num_ranks,
+        "num_ranks": segment.num_ranks if segment.number else run.config.num_ranks,
         "config_sha256": run.config_sha256,
     }
     return [
@@ -96,21 +158,23 @@ def check_order(case: Case) -> list[Finding]:
         finding
         for run in case.runs
         for ledger in run.record.ledgers
-        for finding in _check_order_of(ledger, is_complete=run.submitted.status == "completed")
+        for finding in _check_order_of(ledger, ends_well=_ends_well(run, ledger))
     ]
 
 
-def _check_order_of(ledger: RankLedger, *, is_complete: bool) -> list[Finding]:
+def _check_order_of(ledger: RankLedger, *, ends_well: bool) -> list[Finding]:
     before = ""
     for entry in ledger.entries:
         allowed = NEXT_EVENTS[before] - (ONLY_RANK_0 if ledger.rank else set())
-        if not is_complete and before != "run_close":
+        if before == "run_open":
+            allowed = {"resume"} if ledger.segment else allowed - {"resume"}
+        if not ends_well and before != "run_close":
             allowed = allowed | {"run_close"}
         if entry.event not in allowed:
             expected = f"{' or '.join(sorted(allowed)) or 'nothing'} after {before or 'the start'}"
-            return [Finding("chain.order", f"{ledger.place}:{entry.seq + 1}", expected, entry.event)]
+            return [Finding("chain.order", f"{ledger.place}:{entry.line}", expected, entry.event)]
         before = entry.event
-    if is_complete and before != "run_close":
+    if ends_well and before != "run_close":
         return [Finding("chain.order", ledger.place, "run_close at the end", before or "nothing")]
     return []
 

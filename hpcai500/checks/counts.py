@@ -1,17 +1,21 @@
 """Counts: samples, steps, epochs and evaluations are those that the rules and the configuration demand.
 
-Only completed runs are looked at. Not covered: that the sample ids of an epoch are those that its seed implies; the
-digests of the ranks only have to add up to the one that rank 0 wrote down.
+Only completed runs are looked at, and of resumed ones what counts (hpcai500/record.py). A run keeps its global batch
+when it goes on with another number of ranks, so steps are the same ones in all segments.
+
+Not covered: that the sample ids of an epoch are those that its seed implies; the digests of the ranks only have to add
+up to the one that rank 0 wrote down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpcai500.checks.case import Case
-from hpcai500.events import Checkpoint, DataOpen, EpochEnd, Evaluation, EvaluationShard, ModelBuilt, Window
+from hpcai500.checks.case import Case, RunCase
+from hpcai500.events import DataOpen, EpochPart, Evaluation, EvaluationShard, ModelBuilt, Window
 from hpcai500.finding import Finding
 from hpcai500.metrics import resnet50_flop
+from hpcai500.record import Position, RankLedger, Segment
 
 
 def _differences(rule: str, place: str, pairs: dict[str, tuple[object, object]]) -> Iterator[Finding]:
@@ -21,14 +25,29 @@ def _differences(rule: str, place: str, pairs: dict[str, tuple[object, object]])
             yield Finding(rule, f"{place}:{name}", f"{expected!r}", f"{found!r}")
 
 
+def _global_batch(run: RunCase) -> int:
+    return int(run.config.settings["batch_size_per_rank"]) * run.config.num_ranks
+
+
+def _segment_ledgers(case: Case) -> Iterator[tuple[RunCase, Segment, RankLedger, Position, Position]]:
+    """Every ledger of the completed runs that did work which counts, with how far the run was before and after."""
+    for run in case.completed:
+        for segment in run.record.segments:
+            start, until = segment.start, segment.until or Position(case.size.epochs, 0)
+            for ledger in segment.ledgers if start is not None and start < until else []:
+                assert start is not None
+                yield run, segment, ledger, start, until
+
+
 def check_data(case: Case) -> list[Finding]:
     """The data set is of the size's source, counts and classes, the same on all ranks, and cut into steps correctly."""
     findings: list[Finding] = []
     size = case.size
     for run, ledger in case.completed_ledgers:
         data = ledger.value(DataOpen)
-        assert data is not None
-        global_batch = int(run.config.settings["batch_size_per_rank"]) * run.config.num_ranks
+        if data is None:  # a segment that ended before; check_order looks at the last
+            continue
+        global_batch = _global_batch(run)
         pairs: dict[str, tuple[object, object]] = {
             "num_train_samples": (size.num_train_samples, data.num_train_samples),
             "num_validation_samples": (size.num_validation_samples, data.num_validation_samples),
@@ -51,7 +70,8 @@ def check_model(case: Case) -> list[Finding]:
     findings: list[Finding] = []
     for run, ledger in case.completed_ledgers:
         model = ledger.value(ModelBuilt)
-        assert model is not None
+        if model is None:
+            continue
         image_size, variant = int(run.config.settings["train_image_size"]), str(run.config.settings["model_variant"])
         forward, training = resnet50_flop(image_size, case.size.num_classes, variant=variant)
         pairs: dict[str, tuple[object, object]] = {
@@ -66,76 +86,83 @@ def check_model(case: Case) -> list[Finding]:
 
 
 def check_epochs(case: Case) -> list[Finding]:
-    """Every rank trained every epoch of the size once, in order, over all of its steps and samples.
+    """Every rank of a segment trained every step between its start and that of the next segment once, in order.
 
     At official size no sample may be skipped: the data set is layer 9 and open at no level.
     """
     findings: list[Finding] = []
-    for run, ledger in case.completed_ledgers:
-        ends = ledger.values(EpochEnd)
-        epochs = [end.epoch for end in ends]
-        if epochs != list(range(case.size.epochs)):
-            expected = f"epochs 0 to {case.size.epochs - 1}, each once"
-            findings.append(Finding("counts.epochs", f"{ledger.place}:epoch_end", expected, f"{epochs[:100]}"))
-        batch = int(run.config.settings["batch_size_per_rank"])
-        steps = case.size.num_train_samples // (batch * run.config.num_ranks)
-        for end in ends:
+    for run, segment, ledger, start, until in _segment_ledgers(case):
+        steps_per_epoch = case.size.num_train_samples // _global_batch(run)
+        batch = _global_batch(run) // segment.num_ranks
+        position = start
+        for part in ledger.values(EpochPart):
             pairs: dict[str, tuple[object, object]] = {
-                "steps": (steps, end.steps),
-                "samples + skipped": (steps * batch, end.samples + end.skipped),
+                "epoch": (position.epoch, part.epoch),
+                "first_step": (position.step, part.first_step),
+                "samples + skipped": (part.steps * batch, part.samples + part.skipped),
             }
             if case.size.rankable or run.config.settings["decode_errors"] == "stop":
-                pairs["skipped"] = (0, end.skipped)
-            findings += _differences("counts.epochs", f"{ledger.place}:epoch_end[{end.epoch}]", pairs)
+                pairs["skipped"] = (0, part.skipped)
+            findings += _differences("counts.epochs", f"{ledger.place}:epoch_part[{part.epoch}]", pairs)
+            done = part.first_step + part.steps
+            position = Position(part.epoch + 1, 0) if done == steps_per_epoch else Position(part.epoch, done)
+        if position != until:
+            expected = f"training up to epoch {until.epoch}, step {until.step} (of {steps_per_epoch} an epoch)"
+            found = f"up to epoch {position.epoch}, step {position.step}"
+            findings.append(Finding("counts.epochs", f"{ledger.place}:epoch_part", expected, found))
     return findings
 
 
 def check_windows(case: Case) -> list[Finding]:
-    """The windows of an epoch cover its steps without gap or overlap, none too long, and add up to its samples."""
+    """The windows of a part of an epoch cover its steps without gap or overlap, none too long, and add up to it."""
     findings: list[Finding] = []
-    for run, ledger in case.completed_ledgers:
-        batch = int(run.config.settings["batch_size_per_rank"])
+    for run, segment, ledger, start, _ in _segment_ledgers(case):
+        batch = _global_batch(run) // segment.num_ranks
         report_steps = int(run.config.settings["report_steps"])
-        steps = samples = epoch = 0
-        for entry in ledger.entries:
+        steps_per_epoch = case.size.num_train_samples // _global_batch(run)
+        epoch, first_step = start
+        steps = samples = 0
+        for entry in filter(ledger.counts, ledger.entries):
+            place = f"{ledger.place}:{entry.line}"
             if isinstance(entry.value, Window):
                 window = entry.value
-                place = f"{ledger.place}:{entry.seq + 1}"
                 pairs: dict[str, tuple[object, object]] = {
                     "epoch": (epoch, window.epoch),
-                    "first_step": (steps, window.first_step),
+                    "first_step": (first_step + steps, window.first_step),
                     "num_steps": (min(window.num_steps, report_steps), window.num_steps),
                     "samples": (min(window.samples, window.num_steps * batch), window.samples),
                 }
                 findings += _differences("counts.windows", place, pairs)
                 steps += window.num_steps
                 samples += window.samples
-            elif isinstance(entry.value, EpochEnd):
-                place = f"{ledger.place}:{entry.seq + 1}"
+            elif isinstance(entry.value, EpochPart):
                 sums: dict[str, tuple[object, object]] = {
                     "epoch": (epoch, entry.value.epoch),
                     "steps": (steps, entry.value.steps),
                     "samples": (samples, entry.value.samples),
                 }
                 findings += _differences("counts.windows", place, sums)
-                steps, samples, epoch = 0, 0, epoch + 1
+                first_step += steps
+                if first_step >= steps_per_epoch:
+                    epoch, first_step = epoch + 1, 0
+                steps = samples = 0
     return findings
 
 
 def check_digests(case: Case) -> list[Finding]:
-    """In each epoch the digests of all ranks add up to that of the whole epoch, where nothing was skipped."""
+    """In each epoch the digests of all ranks and parts add up to that of the whole epoch, where nothing was skipped."""
     findings = []
     for run in case.completed:
-        by_epoch: dict[int, list[EpochEnd]] = {}
+        by_epoch: dict[int, list[EpochPart]] = {}
         for ledger in run.record.ledgers:
-            for end in ledger.values(EpochEnd):
-                by_epoch.setdefault(end.epoch, []).append(end)
-        for epoch, ends in by_epoch.items():
-            if any(end.skipped for end in ends):
+            for part in ledger.values(EpochPart):
+                by_epoch.setdefault(part.epoch, []).append(part)
+        for epoch, parts in by_epoch.items():
+            if any(part.skipped for part in parts):
                 continue
-            place = f"{run.place}/ledger:epoch_end[{epoch}].sample_digest"
-            whole = [end.epoch_digest for end in ends if isinstance(end.epoch_digest, str)]
-            found = str(sum(int(end.sample_digest) for end in ends) % 2**64)
+            place = f"{run.place}/ledger:epoch_part[{epoch}].sample_digest"
+            whole = [part.epoch_digest for part in parts if isinstance(part.epoch_digest, str)]
+            found = str(sum(int(part.sample_digest) for part in parts) % 2**64)
             if whole != [found]:
                 expected = f"ranks that add up to the epoch_digest of rank 0, {whole}"
                 findings.append(Finding("counts.digests", place, expected, found))
@@ -145,13 +172,13 @@ def check_digests(case: Case) -> list[Finding]:
 def check_evaluations(case: Case) -> list[Finding]:
     """Every rank evaluates its shard after each period of the rules and after the last epoch, and rank 0 the whole."""
     size = case.size
-    expected = [
-        epoch
-        for epoch in range(1, size.epochs + 1)
-        if epoch % size.evaluation_period_epochs == 0 or epoch == size.epochs
-    ]
     findings = []
-    for run, ledger in case.completed_ledgers:
+    for _, segment, ledger, start, until in _segment_ledgers(case):
+        expected = [
+            epoch
+            for epoch in range(start.epoch + 1, until.epoch + 1)
+            if epoch % size.evaluation_period_epochs == 0 or epoch == size.epochs
+        ]
         found = [shard.epoch for shard in ledger.values(EvaluationShard)]
         if found != expected:
             place = f"{ledger.place}:evaluation_shard"
@@ -160,7 +187,7 @@ def check_evaluations(case: Case) -> list[Finding]:
         if ledger.rank == 0 and whole != expected:
             place = f"{ledger.place}:evaluation"
             findings.append(Finding("counts.evaluations", place, f"after epochs {expected}", f"{whole[:100]}"))
-        num_samples = len(range(ledger.rank, size.num_validation_samples, run.config.num_ranks))
+        num_samples = len(range(ledger.rank, size.num_validation_samples, segment.num_ranks))
         for shard in ledger.values(EvaluationShard):
             place = f"{ledger.place}:evaluation_shard[{shard.epoch}]"
             pairs: dict[str, tuple[object, object]] = {
@@ -168,18 +195,4 @@ def check_evaluations(case: Case) -> list[Finding]:
                 "correct": (min(shard.correct, shard.samples), shard.correct),
             }
             findings += _differences("counts.evaluations", place, pairs)
-    return findings
-
-
-def check_checkpoints(case: Case) -> list[Finding]:
-    """Rank 0 wrote a checkpoint after every period of the configuration: their time is part of the ranked clock."""
-    findings = []
-    for run in case.completed:
-        period = int(run.config.settings["checkpoint_every_epochs"])
-        expected = list(range(period, case.size.epochs + 1, period)) if period else []
-        root = run.record.ledgers[0]
-        found = [checkpoint.epoch for checkpoint in root.values(Checkpoint)]
-        if found != expected:
-            place = f"{root.place}:checkpoint"
-            findings.append(Finding("counts.checkpoints", place, f"after epochs {expected}", f"{found[:100]}"))
     return findings

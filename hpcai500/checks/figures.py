@@ -47,7 +47,7 @@ def check_quality(case: Case) -> list[Finding]:
         for ledger in run.record.ledgers:
             for shard in ledger.values(EvaluationShard):
                 shards.setdefault(shard.epoch, []).append(shard)
-        for evaluation in run.record.ledgers[0].values(Evaluation):
+        for root, evaluation in ((ledger, value) for ledger in run.record.roots for value in ledger.values(Evaluation)):
             parts = shards.get(evaluation.epoch, [])
             samples, correct = sum(part.samples for part in parts), sum(part.correct for part in parts)
             expected = Evaluation(
@@ -57,7 +57,7 @@ def check_quality(case: Case) -> list[Finding]:
                 quality=correct / samples if samples else 0.0,
                 loss=sum(part.loss_sum for part in parts) / samples if samples else 0.0,
             )
-            place = f"{run.record.ledgers[0].place}:evaluation[{evaluation.epoch}]"
+            place = f"{root.place}:evaluation[{evaluation.epoch}]"
             findings += _compare("figures.quality", place, expected, evaluation)
     return findings
 

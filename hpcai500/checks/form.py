@@ -44,7 +44,7 @@ def check_files(case: Case) -> list[Finding]:
     for run in case.runs:
         for name, listed in run.submitted.files.items():
             findings += _check_file(run, name, listed)
-        ledgers = {f"ledger/{PurePosixPath(ledger.place).name}" for ledger in run.record.ledgers}
+        ledgers = {ledger.place.removeprefix(f"{run.place}/") for ledger in run.record.ledgers}
         required = ledgers | ({*REQUIRED_FILES} if run.is_complete else {"config.json"})
         for name in sorted(required - run.submitted.files.keys()):
             place = f"{case.place}:runs[{run.place}].files"
@@ -92,7 +92,8 @@ def check_configs(case: Case) -> list[Finding]:
 def check_system(case: Case) -> list[Finding]:
     """The system is that of the first completed run; all runs ran on like nodes, as many as they were configured for.
 
-    Host names, environment and memory to the byte may differ between runs: a scheduler gives other nodes and job ids.
+    Host names, environment and memory to the byte may differ between runs: a scheduler gives other nodes and job ids. A
+    run may be resumed on fewer or more nodes, but not on other ones or with other libraries.
     """
     findings = []
     for number, run in enumerate(case.completed):
@@ -107,6 +108,13 @@ def check_system(case: Case) -> list[Finding]:
         if len(run.system.nodes) != run.config.num_nodes:
             expected = f"{run.config.num_nodes} nodes"
             findings.append(Finding("form.system", f"{place}:nodes", expected, f"{len(run.system.nodes)}"))
+        kinds, libraries = _kind(run.system)
+        for segment, later in enumerate(run.later_systems, start=1):
+            if not set(map(str, _kind(later)[0])) <= set(map(str, kinds)) or later.libraries != libraries:
+                place = f"{run.place}/system-{segment:03d}.json"
+                findings.append(
+                    Finding("form.system", place, f"nodes and libraries like {_kind(run.system)}", "others")
+                )
     return findings
 
 

@@ -13,38 +13,44 @@ from hpcai500.finding import Finding
 NS_PER_S = 10**9
 SLACK_NS = 10**6  # rounding between two readings of one clock
 CLOCK_STEP_NS = NS_PER_S  # a wall clock may be set by this much while a run lasts ...
+LOOK_SLACK_NS = 60 * NS_PER_S
 CLOCK_DRIFT = 1e-3  # ... and be slewed by this part of the time passed; adjtime's usual limit is 5e-4
 
 
 def check_order_of_times(case: Case) -> list[Finding]:
-    """No line of a ledger is older than the line before it."""
+    """No line of a ledger is older than the line before it, also where a resumed run goes on with a ledger."""
     findings = []
-    for _, ledger in case.completed_ledgers:
-        for before, entry in zip(ledger.entries, ledger.entries[1:], strict=False):
-            if entry.time_ns < before.time_ns:
-                place = f"{ledger.place}:{entry.seq + 1}:time_ns"
-                findings.append(Finding("times.order", place, f"at least {before.time_ns}", f"{entry.time_ns}"))
+    for run in case.completed:
+        last_ns: dict[int, int] = {}
+        for ledger in run.record.ledgers:
+            for entry in ledger.entries:
+                before_ns = last_ns.get(ledger.rank, 0)
+                if entry.time_ns < before_ns:
+                    place = f"{ledger.place}:{entry.line}:time_ns"
+                    findings.append(Finding("times.order", place, f"at least {before_ns}", f"{entry.time_ns}"))
+                last_ns[ledger.rank] = entry.time_ns
     return findings
 
 
 def check_clock(case: Case) -> list[Finding]:
-    """The ranked clock of every rank runs for some time, and all ranks' clocks run at the same time."""
+    """The ranked clock of every rank runs for some time, and all ranks' clocks of a segment run at the same time."""
     findings = []
     for run in case.completed:
-        starts, stops = [], []
-        for ledger in run.record.ledgers:
-            start_ns, stop_ns = ledger.time_ns(ClockStart), ledger.time_ns(ClockStop)
-            assert start_ns is not None
-            assert stop_ns is not None
-            starts.append(start_ns)
-            stops.append(stop_ns)
-            if stop_ns <= start_ns:
-                place = f"{ledger.place}:clock_stop"
-                findings.append(Finding("times.clock", place, f"after clock_start, {start_ns}", f"{stop_ns}"))
-        if max(starts) >= min(stops):
-            expected = "clocks of all ranks that overlap"
-            found = f"one starts at {max(starts)}, another has stopped at {min(stops)}"
-            findings.append(Finding("times.clock", f"{run.place}/ledger", expected, found))
+        for segment in run.record.segments:
+            starts, stops = [], []
+            for ledger in segment.ledgers:
+                start_ns, stop_ns = ledger.time_ns(ClockStart), ledger.time_ns(ClockStop)
+                if start_ns is None:
+                    continue
+                starts.append(start_ns)
+                stops.append(ledger.entries[-1].time_ns if stop_ns is None else stop_ns)
+                if stop_ns is not None and stop_ns <= start_ns:
+                    place = f"{ledger.place}:clock_stop"
+                    findings.append(Finding("times.clock", place, f"after clock_start, {start_ns}", f"{stop_ns}"))
+            if segment.until is None and max(starts) >= min(stops):
+                expected = "clocks of all ranks that overlap"
+                found = f"one starts at {max(starts)}, another has stopped at {min(stops)}"
+                findings.append(Finding("times.clock", f"{run.place}/ledger", expected, found))
     return findings
 
 
@@ -53,14 +59,15 @@ def check_durations(case: Case) -> list[Finding]:
     findings = []
     for _, ledger in case.completed_ledgers:
         start_ns = ledger.time_ns(ClockStart)
-        assert start_ns is not None
+        if start_ns is None:  # a segment that ended before it trained
+            continue
         spent_ns = 0
         for entry in ledger.entries:
             if isinstance(entry.value, Window | EvaluationShard | Checkpoint):
                 spent_ns += entry.value.duration_ns
                 passed_ns = entry.time_ns - start_ns
                 if spent_ns > passed_ns + SLACK_NS:
-                    place = f"{ledger.place}:{entry.seq + 1}:duration_ns"
+                    place = f"{ledger.place}:{entry.line}:duration_ns"
                     expected = f"durations that fit into the {passed_ns} ns since clock_start"
                     findings.append(Finding("times.durations", place, expected, f"{spent_ns} ns in all"))
                     break
@@ -71,12 +78,13 @@ def check_parts(case: Case) -> list[Finding]:
     """The parts of a window are at most its duration."""
     findings = []
     for _, ledger in case.completed_ledgers:
-        for entry in ledger.entries_of(Window):
+        for entry in ledger.entries:
             window = entry.value
-            assert isinstance(window, Window)
+            if not isinstance(window, Window):
+                continue
             parts_ns = window.data_wait_ns + window.forward_backward_ns + window.communication_ns + window.optimizer_ns
             if parts_ns > window.duration_ns:
-                place = f"{ledger.place}:{entry.seq + 1}:duration_ns"
+                place = f"{ledger.place}:{entry.line}:duration_ns"
                 findings.append(Finding("times.parts", place, f"at least {parts_ns} ns", f"{window.duration_ns} ns"))
     return findings
 
@@ -85,13 +93,35 @@ def check_wall(case: Case) -> list[Finding]:
     """Wall clock and monotonic clock agree: at opening, and as far as each has come at every later reading."""
     findings = []
     for _, ledger in case.completed_ledgers:
-        opened = ledger.entries_of(RunOpen)[0]
         for entry in ledger.entries:
             if not isinstance(entry.value, RunOpen | ClockStart | ClockStop | RunClose):
                 continue
-            allowed_ns = CLOCK_STEP_NS + CLOCK_DRIFT * max(0, entry.time_ns - opened.time_ns)
+            allowed_ns = CLOCK_STEP_NS + CLOCK_DRIFT * max(0, entry.time_ns - ledger.entries[0].time_ns)
             if abs(entry.value.wall_ns - entry.time_ns) > allowed_ns:
-                place = f"{ledger.place}:{entry.seq + 1}:wall_ns"
+                place = f"{ledger.place}:{entry.line}:wall_ns"
                 expected = f"{entry.time_ns} within {allowed_ns:.0f} ns (the monotonic clock)"
                 findings.append(Finding("times.wall", place, expected, f"{entry.value.wall_ns}"))
+    return findings
+
+
+def check_checkpoints(case: Case) -> list[Finding]:
+    """No rank trains much longer without a checkpoint than configured: their time is part of the ranked clock.
+
+    The ranks look up from their steps together from time to time, and not while they evaluate, so twice the period, the
+    longest evaluation and a minute are allowed.
+    """
+    findings = []
+    for run, ledger in case.completed_ledgers:
+        period_s = float(run.config.settings["checkpoint_every_s"])
+        evaluation_ns = max((shard.duration_ns for shard in ledger.values(EvaluationShard)), default=0)
+        allowed_ns = 2 * period_s * NS_PER_S + evaluation_ns + LOOK_SLACK_NS
+        last_ns = None
+        for entry in ledger.entries if period_s else []:
+            if isinstance(entry.value, ClockStart | Checkpoint | ClockStop):
+                if last_ns is not None and entry.time_ns - last_ns > allowed_ns:
+                    place = f"{ledger.place}:{entry.line}"
+                    expected = f"a checkpoint after at most {allowed_ns / NS_PER_S:.0f} s"
+                    found = f"none for {(entry.time_ns - last_ns) / NS_PER_S:.0f} s"
+                    findings.append(Finding("times.checkpoints", place, expected, found))
+                last_ns = entry.time_ns
     return findings

@@ -1,0 +1,118 @@
+"""Decides where a run goes on: at its beginning, or from the newest good checkpoint of what stands in its folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcai500.checkpoint import FoundCheckpoint, find_checkpoint
+from hpcai500.errors import RecordError, UsageError
+from hpcai500.events import Checkpoint, RunClose
+from hpcai500.formats import RunConfig
+from hpcai500.ledger import ChainHead, read_head
+from hpcai500.record import Position, Segment, ledgers_digest, list_ledgers, read_segments
+
+NS_PER_S = 10**9
+MAX_CLOCK_LAG_S = 1.0  # how far this node's clock may be behind the ledger's last line; more is a wrong clock
+BEGINNING = FoundCheckpoint(Position(0, 0), "", "", [])
+
+
+@dataclass(frozen=True)
+class SegmentPlan:
+    """What the ranks that were just started shall do.
+
+    Attributes:
+        number: of the segment; 0 for a run that begins.
+        checkpoint: where to go on.
+        ledgers_sha256: binds the ledgers of the segments before (hpcai500.record.ledgers_digest).
+    """
+
+    number: int
+    checkpoint: FoundCheckpoint
+    ledgers_sha256: str
+
+
+def plan_segment(run_folder: Path, config: RunConfig, *, num_ranks: int) -> SegmentPlan:
+    """Look at a run folder and decide; called by rank 0 alone, which then tells the others.
+
+    Raises:
+        UsageError: the run is complete, or cannot go on with so many ranks.
+        RecordError: its ledgers are damaged, or are ahead of this machine's clock.
+    """
+    paths = list_ledgers(run_folder)
+    if not paths:
+        _check_first_ranks(config, num_ranks)
+        return SegmentPlan(0, BEGINNING, ledgers_digest([]))
+    segments = read_segments(run_folder, place="", ranks={0})
+    _check_incomplete(run_folder, segments)
+    _check_ranks(config, num_ranks)
+    heads = {(number, rank): read_head(path) for number, ranks in paths.items() for rank, path in ranks.items()}
+    _wait_for_clock(run_folder, max((head.time_ns for head in heads.values() if head), default=0))
+    saved = [event for segment in segments for ledger in segment.ledgers for event in ledger.values(Checkpoint)]
+    digest = ledgers_digest((*key, chained.sha256) for key, chained in _chain(heads).items())
+    return SegmentPlan(max(paths) + 1, find_checkpoint(run_folder / "checkpoints", saved), digest)
+
+
+def last_head(run_folder: Path, rank: int, *, segment: int) -> ChainHead:
+    """The end of a rank's chain before a segment; a new chain if the rank has none.
+
+    Raises:
+        RecordError: its last line is damaged.
+    """
+    for number, ranks in reversed(list_ledgers(run_folder).items()):
+        if number < segment and rank in ranks and (head := read_head(ranks[rank])) is not None:
+            return head
+    return ChainHead()
+
+
+def _chain(heads: dict[tuple[int, int], ChainHead | None]) -> dict[tuple[int, int], ChainHead]:
+    """Where a file has no whole line its chain ends as that of the segment before."""
+    chained: dict[tuple[int, int], ChainHead] = {}
+    last: dict[int, ChainHead] = {}
+    for (segment, rank), head in sorted(heads.items()):
+        last[rank] = chained[segment, rank] = head or last.get(rank, ChainHead())
+    return chained
+
+
+def _check_incomplete(run_folder: Path, segments: list[Segment]) -> None:
+    last = segments[-1].ledgers[0].value(RunClose) if segments else None
+    if (run_folder / "result.json").exists() or (last is not None and last.status == "completed"):
+        raise UsageError(
+            f"the run in {str(run_folder)!r} is complete; make a new one with `hpcai500 submit` instead of resuming it"
+        )
+
+
+def _check_first_ranks(config: RunConfig, num_ranks: int) -> None:
+    if num_ranks != config.num_ranks:
+        raise RecordError(
+            f"run {config.run_id!r} is configured for {config.num_ranks} ranks and {num_ranks} were started; "
+            f"start {config.num_ranks} or make a new run with `hpcai500 submit --ranks {num_ranks}`"
+        )
+
+
+def _check_ranks(config: RunConfig, num_ranks: int) -> None:
+    """A run that goes on keeps its global batch, and with it its steps and learning rates."""
+    global_batch = int(config.settings["batch_size_per_rank"]) * config.num_ranks
+    if global_batch % num_ranks:
+        possible = [number for number in range(1, global_batch + 1) if global_batch % number == 0]
+        raise UsageError(
+            f"a run with a global batch of {global_batch} cannot go on with {num_ranks} ranks; "
+            f"start a number that divides it: {', '.join(map(str, possible[:20]))}"
+        )
+
+
+def _wait_for_clock(run_folder: Path, last_ns: int) -> None:
+    """Let no line be older than the one before it.
+
+    Raises:
+        RecordError: this machine's clock is far behind.
+    """
+    lag_s = (last_ns - time.time_ns()) / NS_PER_S
+    if lag_s > MAX_CLOCK_LAG_S:
+        raise RecordError(
+            f"this machine's clock is {lag_s:.1f} s behind the last line of the ledgers in {str(run_folder)!r}, so "
+            "time would run backwards; set the clocks of all nodes alike (NTP) and resume the run"
+        )
+    if lag_s > 0:
+        time.sleep(lag_s)
