@@ -1,0 +1,257 @@
+"""Runs that are killed or stopped go on, on real ranks, as if nothing had happened; the record tells all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpcai500.command import STOPPED_EXIT_CODE
+from hpcai500.edition import load_edition
+from hpcai500.events import Checkpoint, EpochPart, Evaluation, EvaluationShard, Resume, Window
+from hpcai500.formats import DataSource, RunConfig, read_config, write_json
+from hpcai500.launch.local import find_ranks, rank_command
+from hpcai500.pipelines.hdf5 import open_images
+from hpcai500.record import RunRecord, read_run
+from hpcai500.submission import assemble_submission
+from hpcai500.verify import verify_submission
+
+BACKENDS = [
+    pytest.param("mpi", marks=pytest.mark.mpi),
+    pytest.param("horovod", marks=[pytest.mark.mpi, pytest.mark.horovod]),
+    pytest.param("torchdist", marks=pytest.mark.mpi),
+]
+OFTEN = {"checkpoint_every_s": "0.001", "report_steps": "1", "batch_size_per_rank": "16"}
+NEVER = OFTEN | {"checkpoint_every_s": "0"}
+
+
+def make_run(folder: Path, data: Path, *, comm: str, num_ranks: int = 2, settings: dict[str, str] = OFTEN) -> Path:
+    """A run folder as `hpcai500 submit` makes it, in a folder of its own."""
+    edition, info = load_edition(), open_images(data)
+    rules = edition.workload("resnet50")
+    config = RunConfig(
+        run_id=str(uuid.uuid4()),
+        workload="resnet50",
+        level="free",
+        size="smoke",
+        edition=edition.number,
+        rules_sha256=edition.sha256,
+        seed=7,
+        num_ranks=num_ranks,
+        num_nodes=1,
+        device="cpu",
+        data=DataSource(path=str(data), dataset_sha256=info.dataset_sha256, source=info.provenance["source"]),
+        settings=rules.resolve("smoke", "free", {"communicator": comm, **settings}),
+    )
+    (folder / "run-1").mkdir(parents=True)
+    write_json(folder / "run-1" / "config.json", config)
+    return folder / "run-1"
+
+
+def start(run_folder: Path, *, num_ranks: int = 2) -> subprocess.Popen[str]:
+    comm = str(read_config(run_folder)[0].settings["communicator"])
+    command, env = rank_command(comm, num_ranks, [sys.executable, "-m", "hpcai500.train", str(run_folder)])
+    env |= {"HPCAI500_RENDEZVOUS": f"file://{run_folder}/rendezvous-{uuid.uuid4()}"}
+    return subprocess.Popen(
+        command,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(run_folder: Path, *, num_ranks: int = 2) -> tuple[int, str]:
+    process = start(run_folder, num_ranks=num_ranks)
+    output, _ = process.communicate(timeout=200)
+    return process.returncode, output
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline_s = time.monotonic() + 100
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline_s, "what the test waits for did not come"
+        time.sleep(0.002)
+
+
+def kill_when(run_folder: Path, condition: Callable[[], bool], *, num_ranks: int = 2) -> None:
+    """Start the ranks and kill -9 all of them, launcher and all, as soon as something is so."""
+    process = start(run_folder, num_ranks=num_ranks)
+    wait_until(condition, process)
+    for pid in find_ranks(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def ledger_text(run_folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted((run_folder / "ledger").rglob("rank-00000.jsonl")))
+
+
+def wrote(run_folder: Path, *events: str) -> Callable[[], bool]:
+    """Whether rank 0 has written these events since now, in this order."""
+    already = len(ledger_text(run_folder)) if (run_folder / "ledger").exists() else 0
+
+    def has() -> bool:
+        text = ledger_text(run_folder)[already:] if (run_folder / "ledger").exists() else ""
+        for event in events:
+            _, found, text = text.partition(f'"event":"{event}"')
+            if not found:
+                return False
+        return True
+
+    return has
+
+
+def curve(run_folder: Path) -> dict[str, list[Any]]:
+    """What must not depend on interruptions: losses, rates, samples and evaluations of the steps that count."""
+    run = read(run_folder)
+    by_rank: dict[str, list[Any]] = {}
+    for ledger in run.ledgers:
+        steps = [(w.epoch, w.first_step, w.loss_sum, w.learning_rate) for w in ledger.values(Window)]
+        shards = [(s.epoch, s.samples, s.correct, s.loss_sum) for s in ledger.values(EvaluationShard)]
+        by_rank.setdefault(f"steps {ledger.rank}", []).extend(steps)
+        by_rank.setdefault(f"shards {ledger.rank}", []).extend(shards)
+    by_rank["quality"] = [
+        (e.epoch, e.correct, e.quality, e.loss) for root in run.roots for e in root.values(Evaluation)
+    ]
+    return by_rank
+
+
+def samples(run_folder: Path) -> dict[int, int]:
+    """Digest of the samples of each epoch, over all ranks and parts."""
+    sums: dict[int, int] = {}
+    for ledger in read(run_folder).ledgers:
+        for part in ledger.values(EpochPart):
+            sums[part.epoch] = (sums.get(part.epoch, 0) + int(part.sample_digest)) % 2**64
+    return sums
+
+
+def read(run_folder: Path) -> RunRecord:
+    return read_run(run_folder, read_config(run_folder)[0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(smoke_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbs and that makes no checkpoint; two ranks add alike with every communicator."""
+    run_folder = make_run(tmp_path_factory.mktemp("undisturbed"), smoke_data, comm="mpi", settings=NEVER)
+    assert finish(run_folder)[0] == 0
+    return run_folder
+
+
+def assert_valid(run_folder: Path) -> list[str]:
+    path = run_folder.parent / "submission.json"
+    assemble_submission([run_folder], path)
+    verdict = verify_submission(path)
+    assert verdict.findings == []
+    return verdict.notes + verdict.why_not
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+def test_killed_at_many_moments_a_run_ends_as_an_undisturbed_one_to_the_bit(
+    smoke_data: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    run_folder = make_run(tmp_path, smoke_data, comm="mpi")
+    partial = run_folder / "checkpoints"
+    moments: list[Callable[[], bool]] = [
+        (run_folder / "ledger" / "rank-00000.jsonl").exists,  # while it starts
+        wrote(run_folder, "window", "window"),  # between two steps, or in one
+        lambda: any(partial.glob("*.partial")),  # while a checkpoint is written
+        lambda: wrote_evaluation(run_folder),  # between the evaluation and the checkpoint after it
+    ]
+    for moment in moments:
+        kill_when(run_folder, moment)
+    code, output = finish(run_folder)
+    assert code == 0, output
+    assert "segment 4 of the run goes on from epoch 1, step 0" in output or "goes on from epoch 0" in output
+    assert curve(run_folder) == curve(undisturbed)
+    assert samples(run_folder) == samples(undisturbed)
+    assert "run run-1 was resumed 4 times; its clock ran on all the while" in assert_valid(run_folder)
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result["segments"] == 5
+    assert result["parts"]["restart_s"] > 4  # four times start-up
+    assert result["wall_s"] > sum(result["parts"][part] for part in ("forward_backward_s", "restart_s"))
+
+
+def wrote_evaluation(run_folder: Path) -> bool:
+    return '"event":"evaluation"' in ledger_text(run_folder)
+
+
+@pytest.mark.parametrize("comm", BACKENDS)
+def test_stopped_by_a_signal_it_makes_a_checkpoint_and_goes_on_to_the_bit(
+    smoke_data: Path, tmp_path: Path, undisturbed: Path, comm: str
+) -> None:
+    run_folder = make_run(tmp_path, smoke_data, comm=comm, settings=OFTEN | {"checkpoint_every_s": "5000"})
+    process = start(run_folder)
+    wait_until(wrote(run_folder, "window"), process)
+    for pid in find_ranks(process.pid)[1:]:  # one rank is enough: they agree
+        os.kill(pid, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED_EXIT_CODE, output
+    assert output.count("stopped by SIGUSR2 after epoch") == 1
+    (saved,) = read(run_folder).roots[0].values(Checkpoint)
+    assert finish(run_folder)[0] == 0
+    (resume,) = (entry.value for entry in read(run_folder).roots[1].entries if isinstance(entry.value, Resume))
+    assert (resume.epoch, resume.step, resume.path) == (saved.epoch, saved.step, saved.path)
+    assert curve(run_folder) == curve(undisturbed)
+    assert_valid(run_folder)
+
+
+@pytest.mark.mpi
+def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
+    smoke_data: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    run_folder = make_run(tmp_path, smoke_data, comm="mpi")
+    kill_when(run_folder, wrote(run_folder, "checkpoint", "checkpoint", "checkpoint", "checkpoint"))
+    saved = sorted((run_folder / "checkpoints").glob("*.pt"))
+    content = bytearray(saved[-1].read_bytes())
+    content[len(content) // 2] ^= 1
+    saved[-1].write_bytes(content)
+    code, output = finish(run_folder)
+    assert code == 0, output
+    assert f"checkpoint {saved[-1].name!r} is damaged, so the one before it is used" in output
+    assert curve(run_folder) == curve(undisturbed)
+    assert_valid(run_folder)
+
+
+@pytest.mark.mpi
+def test_a_run_goes_on_with_fewer_ranks_and_that_is_recorded(smoke_data: Path, tmp_path: Path) -> None:
+    run_folder = make_run(tmp_path, smoke_data, comm="mpi")
+    kill_when(run_folder, wrote(run_folder, "checkpoint", "checkpoint"))
+    code, output = finish(run_folder, num_ranks=3)
+    assert code != 0
+    assert (
+        "a global batch of 32 cannot go on with 3 ranks; start a number that divides it: 1, 2, 4, 8, 16, 32" in output
+    )
+    code, output = finish(run_folder, num_ranks=1)
+    assert code == 0, output
+    assert [segment.num_ranks for segment in read(run_folder).segments] == [2, 1]
+    remarks = assert_valid(run_folder)
+    assert any("run-1 was resumed on 1 ranks instead of 2" in remark for remark in remarks)
+
+
+@pytest.mark.mpi
+def test_a_second_job_on_the_same_run_folder_is_refused_and_the_first_goes_on(smoke_data: Path, tmp_path: Path) -> None:
+    run_folder = make_run(tmp_path, smoke_data, comm="mpi")
+    first = start(run_folder)
+    wait_until(wrote(run_folder, "clock_start"), first)
+    code, output = finish(run_folder)
+    assert code != 0
+    assert "is in use by process" in output
+    first.communicate(timeout=100)
+    assert first.returncode == 0
+    code, output = finish(run_folder)
+    assert "is complete; make a new one" in output
+    assert_valid(run_folder)
