@@ -1,0 +1,100 @@
+"""How the runs of a submission are started: decided once, before anything starts, and kept as launch.json.
+
+Whoever starts ranks (this machine, a job of Slurm, a job that was requeued) reads it from the submission's folder, so
+that a run goes on as it began.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hpcai500.events import Count, Positive, Text
+from hpcai500.formats import read_record, write_json
+
+LAUNCH_NAME = "launch.json"
+
+Cluster = Literal["slurm", "local", "allocation"]
+Launcher = Literal["srun", "mpirun"]
+OnFullDisk = Literal["fallback", "stop"]
+SelfCheck = Literal["require", "warn", "off"]
+
+
+class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """launch.json: where and how the ranks of a submission are started.
+
+    Attributes:
+        cluster: "slurm": submitted to the queue; "local": on this machine; "allocation": in a job that runs already.
+        cpus_per_rank: cores of a rank; None leaves it to the scheduler.
+        launcher: what starts the ranks within a job.
+        mpi_type: word for ``srun --mpi``.
+        time_limit_s: of a job; None is the partition's own.
+        signal_before_end_s: how long before its end a job is told to write a checkpoint.
+        partition, account, qos, constraint: words for sbatch; None where the site's own defaults do.
+        modules: environment modules loaded before anything else.
+        setup: shell lines that follow them.
+        container_image: image the ranks run in; None for none.
+        container_command: the program that runs it.
+        network_interface: the one ranks talk through; None lets the libraries choose.
+        stage_dir: folder on the nodes' own disks to which the data file is copied; None reads it where it lies.
+        on_full_disk: what to do when it does not fit there.
+        selfcheck: whether a sick machine is refused, only warned of, or not looked at.
+        requeue: whether a job that was preempted, ran out of time or lost a node queues itself again.
+        max_restarts: how often.
+        runs_at_once: runs of the submission that may be trained at the same time; 1 is one after the other.
+        submitter: who submits, as the ranking shall show it.
+        python: path of the interpreter of the ranks.
+    """
+
+    format: Literal[1] = 1
+    cluster: Cluster
+    num_nodes: Positive
+    ranks_per_node: Positive
+    gpus_per_node: Count
+    cpus_per_rank: Positive | None = None
+    launcher: Launcher = "srun"
+    mpi_type: Text = "pmix"
+    time_limit_s: Positive | None = None
+    signal_before_end_s: Positive = 120
+    partition: Text | None = None
+    account: Text | None = None
+    qos: Text | None = None
+    constraint: Text | None = None
+    modules: list[Text] = []
+    setup: list[Text] = []
+    container_image: Text | None = None
+    container_command: Text = "apptainer"
+    network_interface: Text | None = None
+    stage_dir: Text | None = None
+    on_full_disk: OnFullDisk = "fallback"
+    selfcheck: SelfCheck = "require"
+    requeue: bool = True
+    max_restarts: Count = 20
+    runs_at_once: Positive = 1
+    submitter: Text | None = None
+    python: Text
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of a run, on all nodes together."""
+        return self.num_nodes * self.ranks_per_node
+
+
+def write_launch_config(submission_folder: Path, launch: LaunchConfig) -> None:
+    """Write launch.json, never over an existing one.
+
+    Raises:
+        RecordError: it exists or cannot be written.
+    """
+    write_json(submission_folder / LAUNCH_NAME, launch)
+
+
+def read_launch_config(submission_folder: Path) -> LaunchConfig:
+    """Read launch.json strictly.
+
+    Raises:
+        RecordError: it cannot be read or is not of that form; lists all that is wrong with it.
+    """
+    return read_record(submission_folder / LAUNCH_NAME, LaunchConfig)
