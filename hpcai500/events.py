@@ -62,7 +62,7 @@ class Resume(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     epoch: Count
     step: Count
     path: str
-    sha256: Sha256 | Literal[""]
+    sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
     ledgers_sha256: Sha256
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-LEDGER_NAME = "ledger/rank-00000.jsonl"
+from hpcai500.record import ledger_path
+
 PLAIN_PERIOD_S = 10.0  # between two lines where the output is not a terminal
 
 
@@ -26,6 +27,7 @@ class RunState:
 
     Attributes:
         phase: what it is doing, in words.
+        segment: how often it was resumed.
         step: steps done over all epochs; num_steps in all, 0 while unknown.
         samples_per_s: of all ranks, in the last window.
         loss: mean of rank 0's last window.
@@ -40,6 +42,15 @@ class RunState:
     samples_per_s: float = 0.0
     loss: float | None = None
     quality: float | None = None
+    segment: int = 0
+    seconds_per_step: float = 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds of training left at the speed of the last window; None while nothing is known."""
+        if not self.num_steps or not self.seconds_per_step:
+            return None
+        return (self.num_steps - self.step) * self.seconds_per_step
 
     def describe(self) -> str:
         """The state in a few words; short, since a terminal of 80 columns cuts what does not fit."""
@@ -50,6 +61,8 @@ class RunState:
             parts.append(f"{self.samples_per_s:.1f} images/s, loss {self.loss:.3f}")
         if self.quality is not None:
             parts.append(f"quality {self.quality:.4f}")
+        if self.segment:
+            parts.append(f"resumed {self.segment}x")
         return ", ".join(parts)
 
 
@@ -59,32 +72,46 @@ class RunFollower:
     Args:
         run_folder: folder of the run; it need not exist yet.
         num_epochs: epochs it will train.
-        num_ranks: its ranks, each of which does the same number of steps.
+        num_ranks: its ranks as configured, each of which does the same number of steps.
     """
 
     def __init__(self, run_folder: Path, *, num_epochs: int, num_ranks: int) -> None:
         self.state = RunState(num_epochs=num_epochs)
-        self._path = run_folder / LEDGER_NAME
+        self._run_folder = run_folder
         self._num_ranks = num_ranks
-        self._offset = 0
+        self._segment = self._offset = 0
         self._steps_per_epoch = 0
 
     def poll(self) -> RunState:
-        """Take in the new lines; a line that is still being written is left for the next time."""
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            self._offset += len(whole)
-            for line in whole.splitlines():
-                entry = json.loads(line)
-                self._take(entry["event"], entry["value"])
+        """Take in the new lines of all segments; a line that is still being written is left for the next time."""
+        self._read_new_lines()
+        while ledger_path(self._run_folder, self._segment + 1, rank=0).parent.exists():
+            self._segment, self._offset = self._segment + 1, 0
+            self._read_new_lines()
         return self.state
+
+    def _read_new_lines(self) -> None:
+        path = ledger_path(self._run_folder, self._segment, rank=0)
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            self._take(entry["event"], entry["value"])
 
     def _take(self, event: str, value: dict[str, Any]) -> None:
         state = self.state
-        if event == "data_open":
+        if event == "run_open":
+            state.segment, state.phase = value["segment"], "starting"
+            self._num_ranks = value["num_ranks"]
+        elif event == "resume":
+            state.epoch = value["epoch"]
+            state.step = value["epoch"] * self._steps_per_epoch + value["step"]
+        elif event == "data_open":
             state.phase = "building the model"
             self._steps_per_epoch = value["steps_per_epoch"]
             state.num_steps = self._steps_per_epoch * state.num_epochs
@@ -95,8 +122,10 @@ class RunFollower:
             done_in_epoch = value["first_step"] + value["num_steps"]
             state.step = value["epoch"] * self._steps_per_epoch + done_in_epoch
             state.loss = value["loss_sum"] / value["num_steps"]
-            state.samples_per_s = value["samples"] * self._num_ranks / (value["duration_ns"] / 1e9)
-        elif event == "epoch_end":
+            duration_s = value["duration_ns"] / 1e9
+            state.samples_per_s = value["samples"] * self._num_ranks / duration_s
+            state.seconds_per_step = duration_s / value["num_steps"]
+        elif event == "epoch_part" and value["first_step"] + value["steps"] == self._steps_per_epoch:
             state.phase = "evaluating"
         elif event == "evaluation":
             state.phase, state.quality = "training", value["quality"]

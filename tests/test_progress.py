@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hpcai500.ledger import LedgerWriter
 from hpcai500.progress import ProgressDisplay, RunFollower
+from hpcai500.record import ledger_path
 
 DATA_OPEN = {
     "dataset_sha256": "0" * 64,
@@ -19,6 +20,12 @@ DATA_OPEN = {
     "steps_per_epoch": 5,
     "dropped_per_epoch": 0,
 }
+
+
+def run_open(*, segment: int, num_ranks: int) -> dict[str, object]:
+    names = {"format": 1, "run_id": "a", "job": "", "host": "node1", "config_sha256": "0" * 64, "package_version": "0"}
+    numbers = {"rank": 0, "local_rank": 0, "pid": 1, "wall_ns": 1, "monotonic_ns": 1}
+    return names | numbers | {"segment": segment, "num_ranks": num_ranks}
 
 
 def window(epoch: int, first_step: int, num_steps: int) -> dict[str, object]:
@@ -52,6 +59,25 @@ def test_the_state_follows_the_ledger(tmp_path: Path) -> None:
     state = follower.poll()
     assert (state.step, state.quality, state.phase) == (10, 0.7, "completed")
     assert state.describe() == "completed, epoch 2/2, 16.0 images/s, loss 2.000, quality 0.7000"
+
+
+def test_it_follows_a_run_that_is_resumed(tmp_path: Path) -> None:
+    follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2)
+    with LedgerWriter(ledger_path(tmp_path, 0, 0)) as ledger:
+        ledger.write("data_open", DATA_OPEN)
+        ledger.write("window", window(0, 0, 3))
+        ledger.write("window", window(0, 3, 1))
+    assert (follower.poll().step, follower.state.eta_s) == (4, 6.0)
+    with LedgerWriter(ledger_path(tmp_path, 1, 0)) as ledger:
+        ledger.write("run_open", run_open(segment=1, num_ranks=1))
+        resume = {"epoch": 0, "step": 3, "path": "c.pt", "sha256": "0" * 64, "ledgers_sha256": "0" * 64}
+        ledger.write("resume", resume)
+        state = follower.poll()
+        assert (state.phase, state.step, state.segment) == ("starting", 3, 1)
+        ledger.write("window", window(0, 3, 2))
+        state = follower.poll()
+    assert (state.step, state.samples_per_s) == (5, 8.0)  # one rank is left
+    assert "resumed 1x" in state.describe()
 
 
 def test_a_line_that_is_being_written_waits_for_its_end(tmp_path: Path) -> None:
