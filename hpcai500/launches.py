@@ -142,7 +142,7 @@ def read_launches(folder: Path) -> list[Launch]:
 
 def queued_jobs(launches: list[Launch]) -> dict[int, str]:
     """The job that a run was last given to, by the number of the run: "123", or "123_4" in an array."""
-    jobs = {}
+    jobs: dict[int, str] = {}
     for launch in launches:
         if launch.what == "queued":
             for index, runs in launch.runs.items():
