@@ -127,7 +127,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
     suffix = f"-{plan.number:03d}" if plan.number else ""
     settings = adapted_settings(config, comm)
     timer.lap("import")
-    describe_system(run_folder / f"system{suffix}.json", comm)
+    describe_system(run_folder, suffix, comm)
     with closing(open_data(config, settings, rules, size, comm)) as pipeline:
         record_data(ledger, pipeline)
         timer.lap("data_open")
@@ -233,13 +233,17 @@ def open_data(config: RunConfig, settings: dict[str, Any], rules: Workload, size
     return pipeline
 
 
-def describe_system(path: Path, comm: Communicator) -> None:
-    """Write the segment's system.json on rank 0: each node described by its first rank, and rank 0's software."""
+def describe_system(run_folder: Path, suffix: str, comm: Communicator) -> None:
+    """Write system.json on rank 0, or the later segment's own: each node by its first rank, and rank 0's software."""
     from hpcai500.system import describe_node, describe_software
 
     nodes = comm.gather(describe_node() if comm.local_rank == 0 else None)
     if nodes is not None:
-        write_json(path, {"nodes": [node for node in nodes if node], **describe_software()})
+        path = run_folder / "system.json"  # missing where earlier segments did not get as far
+        write_json(
+            path.with_name(f"system{suffix}.json") if path.exists() else path,
+            {"nodes": [node for node in nodes if node], **describe_software()},
+        )
 
 
 @contextmanager

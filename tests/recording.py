@@ -20,9 +20,10 @@ from msgspec.structs import replace
 
 from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import RecordError
-from hpcai500.ledger import LedgerWriter
+from hpcai500.ledger import ChainHead, LedgerWriter
 from hpcai500.metrics import resnet50_flop
-from hpcai500.record import RunRecord, read_segments
+from hpcai500.record import RunRecord, Segment, ledger_path, ledgers_digest, list_ledgers, read_segments
+from hpcai500.resume import last_head
 from hpcai500.submission import (
     DataSource,
     RunConfig,
@@ -105,8 +106,12 @@ def record_submission(
     num_runs: int | None = None,
     num_failed: int = 0,
     settings: dict[str, object] | None = None,
+    resumed_on: int = 0,
 ) -> Path:
-    """Write run folders and submission.json as a correct run would; the last ``num_failed`` runs fail half-way."""
+    """Write run folders and submission.json as a correct run would; the last ``num_failed`` runs end half-way.
+
+    With ``resumed_on`` the first run was killed in its last epoch and went on on so many ranks.
+    """
     rules = EDITION.workload("resnet50")
     num_runs = (num_runs if num_runs is not None else rules.size(size).num_runs) + num_failed
     folders = [folder / f"run-{number}" for number in range(1, num_runs + 1)]
@@ -125,42 +130,93 @@ def record_submission(
             data=DataSource(path="data.h5", dataset_sha256=DATASET, source=rules.size(size).data_sources[0]),
             settings=rules.resolve(size, level, settings or {}),
         )
-        record_run(run_folder, config, number=number, fails=number >= num_runs - num_failed)
+        fails = number >= num_runs - num_failed
+        record_run(run_folder, config, number=number, fails=fails, resumed_on=0 if number else resumed_on)
     assemble_submission(folders, folder / "submission.json", EDITION, submitter="somebody")
     return folder / "submission.json"
 
 
-def record_run(folder: Path, config: RunConfig, *, number: int, fails: bool) -> None:
-    """Write one run folder."""
+def record_run(folder: Path, config: RunConfig, *, number: int, fails: bool, resumed_on: int = 0) -> None:
+    """Write one run folder; with ``resumed_on`` the run was killed in its last epoch and went on on so many ranks."""
     (folder / "ledger").mkdir(parents=True)
     write_json(folder / "config.json", config)
     write_json(folder / "system.json", SYSTEM)
     (folder / "steps.h5").write_bytes(b"step times")
-    clocks = [Clock((1_790_000_000 + 10_000 * number) * NS_PER_S + rank) for rank in range(config.num_ranks)]
-    for rank, clock in enumerate(clocks):
-        with mock.patch("hpcai500.ledger.time", clock):
-            record_rank(folder, config, rank, clock, number=number, fails=fails)
+    start_ns = (1_790_000_000 + 10_000 * number) * NS_PER_S
+    last_epoch = EDITION.workload(config.workload).size(config.size).epochs - 1
+    record_segment(
+        folder,
+        config,
+        0,
+        config.num_ranks,
+        start_ns,
+        number=number,
+        cut="killed" if resumed_on else "failed" if fails else "",
+    )
+    if resumed_on:
+        write_json(folder / "system-001.json", SYSTEM)
+        begins = start_ns + 1000 * NS_PER_S
+        record_segment(folder, config, 1, resumed_on, begins, number=number, first_epoch=last_epoch)
     if not fails:
         write_json(folder / "result.json", result_from_ledgers(folder, EDITION))
 
 
-def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, number: int, fails: bool) -> None:
-    """Write the ledger of one rank: a step takes 1 s, an evaluation 2 s, a checkpoint 0.5 s."""
+def record_segment(
+    folder: Path,
+    config: RunConfig,
+    segment: int,
+    num_ranks: int,
+    start_ns: int,
+    *,
+    number: int,
+    cut: str = "",
+    first_epoch: int = 0,
+) -> None:
+    """Write the ledgers of all ranks of a segment; one that is "killed" or "failed" ends in the last epoch."""
+    digest = segments_digest(read_segments(folder, place=""))
+    for rank in range(num_ranks):
+        clock = Clock(start_ns + rank)
+        with mock.patch("hpcai500.ledger.time", clock):
+            head = last_head(folder, rank, segment=segment)
+            ledger = LedgerWriter(ledger_path(folder, segment, rank), head)
+            open_rank(ledger, clock, folder, config, segment=segment, rank=rank, num_ranks=num_ranks)
+            if segment:
+                path = f"epoch-{first_epoch:04d}.pt"
+                resume = {"epoch": first_epoch, "step": 0, "path": path, "sha256": DATASET}
+                ledger.write("resume", resume | {"ledgers_sha256": digest})
+            adapted = replace(config, num_ranks=num_ranks, settings=adapt(config, num_ranks))
+            record_rank(ledger, clock, adapted, rank, number=number, cut=cut, first_epoch=first_epoch)
+
+
+def segments_digest(segments: list[Segment]) -> str:
+    return ledgers_digest(
+        (ledger.segment, ledger.rank, ledger.head_sha256) for segment in segments for ledger in segment.ledgers
+    )
+
+
+def adapt(config: RunConfig, num_ranks: int) -> dict[str, Any]:
+    """Settings with which another number of ranks keeps the global batch."""
+    batch = int(config.settings["batch_size_per_rank"]) * config.num_ranks // num_ranks
+    return {**config.settings, "batch_size_per_rank": batch}
+
+
+def open_rank(
+    ledger: LedgerWriter, clock: Clock, folder: Path, config: RunConfig, *, segment: int, rank: int, num_ranks: int
+) -> None:
+    opened = {"format": 1, "run_id": config.run_id, "rank": rank, "num_ranks": num_ranks, "local_rank": rank}
+    opened |= {"segment": segment, "job": "", "host": "node1", "pid": 40 + rank, "package_version": "0.1.0"}
+    opened |= {"config_sha256": read_config(folder)[1]}
+    ledger.write("run_open", opened | {"wall_ns": clock.time_ns(), "monotonic_ns": clock.monotonic_ns()})
+
+
+def record_rank(
+    ledger: LedgerWriter, clock: Clock, config: RunConfig, rank: int, *, number: int, cut: str, first_epoch: int
+) -> None:
+    """Write what a rank does: a step takes 1 s, an evaluation 2 s, a checkpoint 0.5 s."""
     size = EDITION.workload(config.workload).size(config.size)
     batch = int(config.settings["batch_size_per_rank"])
     steps = size.num_train_samples // (batch * config.num_ranks)
     forward, training = resnet50_flop(int(config.settings["train_image_size"]), size.num_classes)
-    ledger = LedgerWriter(folder / "ledger" / f"rank-{rank:05d}.jsonl")
-    opened = {"format": 1, "run_id": config.run_id, "rank": rank, "num_ranks": config.num_ranks, "local_rank": rank}
-    opened |= {
-        "segment": 0,
-        "job": "",
-        "host": "node1",
-        "pid": 40 + rank,
-        "config_sha256": read_config(folder)[1],
-        "package_version": "0.1.0",
-    }
-    ledger.write("run_open", opened | {"wall_ns": clock.time_ns(), "monotonic_ns": clock.monotonic_ns()})
     clock.advance(3)
     data = {"dataset_sha256": DATASET, "source": config.data.source, "num_train_samples": size.num_train_samples}
     data |= {"num_validation_samples": size.num_validation_samples, "num_classes": size.num_classes}
@@ -171,10 +227,10 @@ def record_rank(folder: Path, config: RunConfig, rank: int, clock: Clock, *, num
     ledger.write("model_built", model)
     ledger.write("start_up", START_UP)
     ledger.write("clock_start", {"wall_ns": clock.time_ns()})
-    for epoch in range(size.epochs):
+    for epoch in range(first_epoch, size.epochs):
         record_epoch(ledger, clock, epoch, steps=steps, batch=batch, rank=rank, config=config, number=number)
-        if fails:
-            ledger.close("failed", "the loss is nan")
+        if cut and epoch == size.epochs - 1:
+            ledger.close("failed" if cut == "failed" else None, "the loss is nan")
             return
         record_evaluation(ledger, clock, epoch + 1, rank=rank, config=config, number=number)
         if epoch + 1 < size.epochs:
@@ -254,15 +310,17 @@ class Forger:
         for number in numbers:
             self.edit_json(self.run(number) / "config.json", change)
 
-    def ledger(self, number: int = 1, rank: int = 0) -> Path:
-        return self.run(number) / "ledger" / f"rank-{rank:05d}.jsonl"
+    def ledger(self, number: int = 1, rank: int = 0, segment: int = 0) -> Path:
+        return ledger_path(self.run(number), segment, rank)
 
-    def edit_lines(self, change: Callable[[list[dict[str, Any]]], object], *, number: int = 1, rank: int = 0) -> None:
+    def edit_lines(
+        self, change: Callable[[list[dict[str, Any]]], object], *, number: int = 1, rank: int = 0, segment: int = 0
+    ) -> None:
         """Change a ledger's lines and chain them anew."""
-        path = self.ledger(number, rank)
+        path = self.ledger(number, rank, segment)
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
         change(lines)
-        chain_lines(path, lines)
+        chain_lines(path, lines, last_head(self.run(number), rank, segment=segment))
 
     def edit_events(
         self, event: str, change: Callable[[dict[str, Any]], object], *, number: int = 1, rank: int | None = None
@@ -287,12 +345,7 @@ class Forger:
             folder = self.path.parent / run["folder"]
             config, digest = read_config(folder)
             if configs:
-                for path in sorted((folder / "ledger").glob("*.jsonl")):
-                    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-                    for line in lines:
-                        if line["event"] == "run_open":
-                            line["value"]["config_sha256"] = digest
-                    chain_lines(path, lines)
+                mend_ledgers(folder, digest)
             results.append(compute_result(RunRecord(folder, config, read_segments(folder, place="")), size))
             if figures and (folder / "result.json").exists():
                 (folder / "result.json").write_bytes(msgspec.json.encode(results[-1]))
@@ -305,11 +358,25 @@ class Forger:
         self.path.write_text(json.dumps(submission))
 
 
-def chain_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+def mend_ledgers(folder: Path, config_sha256: str) -> None:
+    """Mend what binds the ledgers of a run: the digest of its configuration, their chains, and segments to segments."""
+    for segment, paths in list_ledgers(folder).items():
+        before = [one for one in read_segments(folder, place="") if one.number < segment]
+        for rank, path in paths.items():
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+            for line in lines:
+                if line["event"] == "run_open":
+                    line["value"]["config_sha256"] = config_sha256
+                if line["event"] == "resume":
+                    line["value"]["ledgers_sha256"] = segments_digest(before)
+            chain_lines(path, lines, last_head(folder, rank, segment=segment))
+
+
+def chain_lines(path: Path, lines: list[dict[str, Any]], head: ChainHead | None = None) -> None:
     """Write lines with sequence numbers and chain made anew, as anybody can."""
-    prev, content = "0" * 64, b""
-    for seq, line in enumerate(lines):
-        raw = json.dumps(line | {"seq": seq, "prev": prev}, separators=(",", ":")).encode()
-        prev = hashlib.sha256(raw).hexdigest()
+    head, content = head or ChainHead(), b""
+    for line in lines:
+        raw = json.dumps(line | {"seq": head.seq, "prev": head.sha256}, separators=(",", ":")).encode()
+        head.advance(raw)
         content += raw + b"\n"
     path.write_bytes(content)

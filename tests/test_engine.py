@@ -88,7 +88,7 @@ def values(entries: list[Entry], event: str) -> list[Any]:
 def test_the_record_of_a_run_is_complete_and_in_order(smoke_data: Path, tmp_path: Path) -> None:
     entries = train(smoke_data, tmp_path)
     epoch = ["window", "window", "window", "epoch_part", "evaluation_shard", "evaluation"]
-    expected = ["clock_start", *epoch, *epoch, "checkpoint", "clock_stop"]
+    expected = ["clock_start", *epoch, *epoch, "clock_stop"]
     assert [entry.event for entry in entries] == expected
     assert [value.samples for value in values(entries, "epoch_part")] == [120, 120]  # 5 steps of 24; 8 are dropped
     assert [value.samples for value in values(entries, "evaluation")] == [50, 50]

@@ -39,6 +39,18 @@ def forger(recorded: Path, tmp_path: Path) -> Forger:
     return Forger(tmp_path / "copy" / recorded.name)
 
 
+@pytest.fixture(scope="session")
+def recorded_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_submission(tmp_path_factory.mktemp("resumed"), resumed_on=2)
+
+
+@pytest.fixture
+def resumed(recorded_resumed: Path, tmp_path: Path) -> Forger:
+    """A forger of a submission whose first run was killed in its second epoch and resumed."""
+    shutil.copytree(recorded_resumed.parent, tmp_path / "resumed")
+    return Forger(tmp_path / "resumed" / recorded_resumed.name)
+
+
 @dataclass(frozen=True)
 class Mutation:
     """One way to break a submission: the check it is for, the rule that must be named, and what the forger mends."""
@@ -48,6 +60,7 @@ class Mutation:
     name: str
     change: Callable[[Forger], object]
     mends: str = "all"
+    resumed: bool = False
 
 
 def settings(forger: Forger, **changes: object) -> None:
@@ -90,6 +103,39 @@ def compress_times(forger: Forger, factor: int, *, walls: bool) -> None:
             line["time_ns"] = first + (line["time_ns"] - first) // factor
             if walls and "wall_ns" in line["value"]:
                 line["value"]["wall_ns"] = first + (line["value"]["wall_ns"] - first) // factor
+
+    for number in (1, 2):
+        for rank in (0, 1):
+            forger.edit_lines(change, number=number, rank=rank)
+
+
+def edit_resume(forger: Forger, **changes: object) -> None:
+    for rank in (0, 1):
+        forger.edit_lines(
+            lambda lines: [line["value"].update(changes) for line in lines if line["event"] == "resume"],
+            rank=rank,
+            segment=1,
+        )
+
+
+def leave_first_window_out(lines: Lines) -> None:
+    window = next(line for line in lines if line["event"] == "window")
+    part = next(line for line in lines if line["event"] == "epoch_part")["value"]
+    lines.remove(window)
+    part["first_step"] += window["value"]["num_steps"]
+    part["steps"] -= window["value"]["num_steps"]
+    part["samples"] -= window["value"]["samples"]
+
+
+def both_runs_later(forger: Forger, event: str, delay_s: int) -> None:
+    """Let an event and all that follow it come later, on both clocks."""
+
+    def change(lines: Lines) -> None:
+        first = next(index for index, line in enumerate(lines) if line["event"] == event)
+        for line in lines[first:]:
+            line["time_ns"] += delay_s * NS_PER_S
+            if "wall_ns" in line["value"]:
+                line["value"]["wall_ns"] += delay_s * NS_PER_S
 
     for number in (1, 2):
         for rank in (0, 1):
@@ -271,7 +317,22 @@ MUTATIONS = (
         f.edit_events("evaluation", lambda v: v.update(samples=v["correct"], quality=1.0), rank=0))),
     Mutation("check_evaluations", "counts.evaluations", "more correct than samples",
              lambda f: f.edit_events("evaluation_shard", lambda v: v.update(correct=v["samples"] + 1), rank=1)),
-    Mutation("check_checkpoints", "counts.checkpoints", "checkpoints deleted", lambda f: drop_events(f, "checkpoint")),
+    # resumed runs
+    Mutation("check_segments", "chain.segments", "resumed from what was never saved", lambda f: edit_resume(
+        f, path="epoch-0002.pt", epoch=2), resumed=True),
+    Mutation("check_segments", "chain.segments", "resumed further than the checkpoint was", lambda f: edit_resume(
+        f, step=3), resumed=True),
+    Mutation("check_segments", "chain.segments", "a ledger of the first segment exchanged", lambda f: f.edit_lines(
+        lambda lines: lines[-1]["value"].update(loss_sum=1.0), rank=1), resumed=True, mends="figures"),
+    Mutation("check_epochs", "counts.epochs", "work of the killed segment left out later", lambda f: [f.edit_lines(
+        leave_first_window_out, rank=rank, segment=1) for rank in (0, 1)], resumed=True),
+    Mutation("check_order", "chain.order", "a second start without resuming", lambda f: [f.edit_lines(
+        lambda lines: keep(lines, ("resume",)), rank=rank, segment=1) for rank in (0, 1)], resumed=True),
+    Mutation("check_order_of_times", "times.order", "resumed before it was killed", lambda f: [f.edit_lines(
+        lambda lines: [line.update(time_ns=line["time_ns"] - 995 * NS_PER_S) for line in lines], rank=rank, segment=1)
+        for rank in (0, 1)], resumed=True),
+    Mutation("check_checkpoints", "times.checkpoints", "no checkpoint for an hour", lambda f: [both_runs_later(
+        f, "clock_stop", 3600)]),
     # figures
     Mutation("check_quality", "figures.quality", "accuracy 0.9999",
              lambda f: f.edit_events("evaluation", lambda v: v.update(quality=0.9999), rank=0)),
@@ -320,15 +381,32 @@ def test_what_a_correct_run_writes_is_valid(recorded: Path) -> None:
     assert verdict.valid
 
 
-def test_forging_without_a_change_leaves_a_valid_submission(forger: Forger) -> None:
-    forger.forge()
-    assert verify_submission(forger.path).findings == []
+def test_forging_without_a_change_leaves_a_valid_submission(forger: Forger, resumed: Forger) -> None:
+    for one in (forger, resumed):
+        one.forge()
+        assert verify_submission(one.path).findings == []
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_a_resumed_run_is_valid_and_its_lost_work_costs_time(tmp_path: Path, num_ranks: int) -> None:
+    verdict = verify_submission(record_submission(tmp_path, resumed_on=num_ranks))
+    assert verdict.findings == []
+    assert verdict.notes == ["run run-1 was resumed once; its clock ran on all the while"]
+    changed = [reason for reason in verdict.why_not if "a machine that changes" in reason]
+    assert len(changed) == (num_ranks != 2)
+    resumed, straight = verdict.results
+    assert resumed.samples == straight.samples
+    assert resumed.parts is not None
+    assert resumed.parts.lost_s > 0
+    assert resumed.parts.restart_s > 900
+    assert (resumed.wall_s or 0) > (straight.wall_s or 0) + resumed.parts.restart_s
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.check}-{mutation.name}")
 def test_a_broken_submission_is_rejected_and_the_rule_named(
-    forger: Forger, mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+    forger: Forger, resumed: Forger, mutation: Mutation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    forger = resumed if mutation.resumed else forger
     mutation.change(forger)
     if mutation.mends != "no":
         forger.forge(configs=mutation.mends == "all", figures=mutation.mends in ("all", "figures"))
