@@ -17,6 +17,7 @@ COMMANDS = {
     "submit": ("hpcai500.submit", "train, assemble a submission and verify it"),
     "train": ("hpcai500.train", "one rank of a run; started by submit or by a job script"),
     "verify": ("hpcai500.verify", "decide whether a submission is valid"),
+    "site": ("hpcai500.site", "show what site.toml says of this cluster"),
     "data": ("hpcai500.data", "prepare, generate, inspect and check data files"),
 }
 EPILOG = """examples:
