@@ -4,17 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= data/mini.h5
 RANKS ?= 2
+NODES ?= 3
+SLURM ?= $(HOME)/.cache/hpcai500/slurm
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type unit bench horovod docs clean
+.PHONY: help run test lint type unit bench horovod slurm-up slurm-down docs clean
 
 help:  ## Show this list
 	@echo "make TARGET [VARIABLE=VALUE]"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), DATA ($(DATA)), RANKS ($(RANKS))"
+	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), DATA ($(DATA)), RANKS ($(RANKS)), NODES ($(NODES)), SLURM ($(SLURM))"
 
 run: $(VENV)/.installed-run $(DATA)  ## Train mini ResNet-50 twice on 2 ranks, assemble the submission and verify it
 	$(BIN)/hpcai500 submit --size mini --level free --data $(DATA) --ranks $(RANKS) \
@@ -37,6 +39,13 @@ unit: $(VENV)/.installed-test  ## Run the tests; TESTS="tests/test_x.py -k word"
 
 horovod: $(VENV)/.installed-test  ## Build Horovod once into ~/.cache/hpcai500 and install it
 	tools/build_horovod.sh $(VENV)
+
+slurm-up:  ## Start a Slurm cluster of NODES virtual nodes on this machine (as root); its folder: SLURM
+	tools/install_debian_packages.sh
+	tools/slurm_cluster.py --folder $(SLURM) up --nodes $(NODES) --gpus 2
+
+slurm-down:  ## End that cluster
+	tools/slurm_cluster.py --folder $(SLURM) down
 
 bench: $(VENV)/.installed-test horovod  ## Measure the figures of benchmarks/ (half an hour on two cores, with nothing else running)
 	@for name in start_up training_step image_pipelines data_conversion communicators; do \

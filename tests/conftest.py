@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MODULES = {"mpi": "mpi4py", "horovod": "horovod", "dali": "nvidia.dali"}
+SLURM_CLUSTER = Path(__file__).parents[1] / "tools/slurm_cluster.py"
 
 
 def is_installed(module: str) -> bool:
@@ -22,12 +26,20 @@ def is_installed(module: str) -> bool:
         return False
 
 
+@functools.cache
+def obstacle(word: str) -> str | None:
+    """Why what ``word`` stands for cannot be used here; None if it can."""
+    if word == "slurm":
+        asked = subprocess.run([sys.executable, SLURM_CLUSTER, "check"], capture_output=True, text=True, check=False)
+        return asked.stderr.strip() or None
+    return None if is_installed(MODULES[word]) else f"{MODULES[word]} is not installed; `make test` installs it"
+
+
 def require(word: str) -> None:
-    """Skip the test if the library behind ``word`` is missing; fail if HPCAI500_REQUIRE names it."""
-    module = MODULES[word]
-    if is_installed(module):
+    """Skip the test if what ``word`` stands for is missing; fail if HPCAI500_REQUIRE names it."""
+    message = obstacle(word)
+    if message is None:
         return
-    message = f"{module} is not installed; `make test` installs it"
     if word in os.environ.get("HPCAI500_REQUIRE", "").split(","):
         pytest.fail(message)
     pytest.skip(message)
@@ -39,7 +51,7 @@ def require_fixture() -> Callable[[str], None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for word in MODULES:
+    for word in (*MODULES, "slurm"):
         if item.get_closest_marker(word):
             require(word)
 

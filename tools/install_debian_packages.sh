@@ -7,12 +7,24 @@ declare -A package_of=(
   [g++]=g++      # builds Horovod
   [make]=make    # likewise
   [tar]=tar      # likewise
+  # A Slurm cluster of virtual nodes (tools/slurm_cluster.py)
+  [slurmctld]=slurmctld
+  [slurmd]=slurmd
+  [srun]=slurm-client
+  [munged]=munge
+  [slurmdbd]=slurmdbd
+  [mariadbd]=mariadb-server-core
+  [ip]=iproute2
+  [unshare]=util-linux
 )
+export PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
 for program in "${!package_of[@]}"; do
   command -v "$program" >/dev/null || missing+=("${package_of[$program]}")
 done
+# srun --mpi=pmix opens libpmix.so, which only the development package has.
+compgen -G '/usr/lib/*/pmix2/lib/libpmix.so' >/dev/null || compgen -G '/usr/lib/*/libpmix.so' >/dev/null || missing+=(libpmix-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
