@@ -33,7 +33,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rank is up. ``config_sha256`` is that of the bytes of config.json, ``job`` the scheduler's id or empty."""
+    """The rank is up, and bound to ``cores`` of its host (as "0-3,8").
+
+    ``config_sha256`` is that of the bytes of config.json, ``job`` the scheduler's id or empty.
+    """
 
     EVENT: ClassVar[str] = "run_open"
     format: Literal[1]
@@ -45,6 +48,7 @@ class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     local_rank: Count
     host: Text
     pid: Count
+    cores: Text
     config_sha256: Sha256
     wall_ns: UnixTime
     monotonic_ns: Count
@@ -69,16 +73,17 @@ class Resume(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Staging(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The node has a copy of the data file of its own, made or found before the clock starts.
 
-    ``fell_back`` says why the original is read all the same; empty if it is not.
+    ``fell_back`` says why the source is read all the same; null if it is not.
     """
 
     EVENT: ClassVar[str] = "staging"
+    source: Text
     path: Text
     num_bytes: Count
     duration_ns: Duration
     verify_ns: Duration
     reused: bool
-    fell_back: str
+    fell_back: str | None
 
 
 class DataOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):

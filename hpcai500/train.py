@@ -13,17 +13,21 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcai500.allocator import keep_freed_memory
+from hpcai500.comm.communicator import find_place, open_communicator
 from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
 from hpcai500.edition import Size, Workload, load_edition
 from hpcai500.errors import DataError, HpcAi500Error, RecordError, StoppedError
+from hpcai500.launch.binding import bind_rank
+from hpcai500.launch.topology import format_cpu_list
 from hpcai500.ledger import LedgerWriter
 from hpcai500.record import ledger_path
+from hpcai500.staging import Stage, collect
 from hpcai500.start_up import StartUpTimer
 from hpcai500.submission import RunConfig, read_config, result_from_ledgers, write_json
 from hpcai500.version import __version__
@@ -48,46 +52,64 @@ class Rank:
     config_sha256: str
     plan: SegmentPlan
     comm: Communicator
+    cores: str
+    stage: Stage | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("run_folder", type=Path, help="folder with the run's config.json, made by `hpcai500 submit`")
+    parser.add_argument("--stage", type=Path, metavar="DIR", help="copy the data file to this folder of the node first")
+    parser.add_argument(
+        "--on-full-disk",
+        choices=("fallback", "stop"),
+        default="fallback",
+        help="if the copy does not fit there: read the original with a warning, or stop (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train this rank's part of the run; returns the exit status."""
     timer = StartUpTimer()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # launchers pass Ctrl-C on to the ranks as SIGTERM
-    from hpcai500.comm.communicator import open_communicator
-    from hpcai500.lease import RunLease
+    config, config_sha256 = read_config(args.run_folder)
+    place = find_place()
+    cores = format_cpu_list(bind_rank(place.local_rank, place.local_size, config.device).cores)
+    stage = None
+    if args.stage is not None and place.local_rank == 0:
+        stage = Stage(Path(config.data.path), args.stage, on_full_disk=args.on_full_disk)
+        stage.start()  # it copies while torch is imported
     from hpcai500.pauses import StopRequests
-    from hpcai500.resume import plan_segment
 
     requests = StopRequests()
-    config, config_sha256 = read_config(args.run_folder)
     if config.device == "cpu":
         keep_freed_memory()
+    from hpcai500.lease import RunLease
+    from hpcai500.resume import plan_segment
+
     timer.lap("import")
     comm = open_communicator(config.settings["communicator"], device=config.device)
-    timer.lap("rendezvous")
-    with comm:
-        job = os.environ.get("SLURM_JOB_ID", "")
-        with closing(RunLease(args.run_folder, job=job)) if comm.rank == 0 else nullcontext():
-            plan = told_by_rank_0(comm, lambda: plan_segment(args.run_folder, config, num_ranks=comm.size))
-            rank = Rank(args.run_folder, config, config_sha256, plan, comm)
-            try:
-                with recorded(rank) as ledger:
-                    train_rank(rank, ledger, requests, timer)
-            except StoppedError as stopped:
-                comm.barrier()  # a launcher ends all ranks once one has left
-                if comm.rank == 0:
-                    print(f"hpcai500 train: {stopped}", file=sys.stderr, flush=True)
-                return stopped.exit_code
-            comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
+    with comm, ExitStack() as held:
+
+        def begin() -> SegmentPlan:
+            held.enter_context(closing(RunLease(args.run_folder, job=os.environ.get("SLURM_JOB_ID", ""))))
+            return plan_segment(args.run_folder, config, num_ranks=comm.size)
+
+        plan = told_by_rank_0(comm, begin)
+        timer.lap("rendezvous")
+        rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, stage)
+        try:
+            with recorded(rank) as ledger:
+                train_rank(rank, ledger, requests, timer)
+        except StoppedError as stopped:
+            comm.barrier()  # a launcher ends all ranks once one has left
             if comm.rank == 0:
-                write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
-            comm.barrier()
+                print(f"hpcai500 train: {stopped}", file=sys.stderr, flush=True)
+            return stopped.exit_code
+        comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
+        if comm.rank == 0:
+            write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
+        comm.barrier()
     return 0
 
 
@@ -128,7 +150,12 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
     settings = adapted_settings(config, comm)
     timer.lap("import")
     describe_system(run_folder, suffix, comm)
-    with closing(open_data(config, settings, rules, size, comm)) as pipeline:
+    path, staged = collect(rank.stage, comm, Path(config.data.path))
+    if staged is not None:
+        ledger.write("staging", staged.event())
+        if staged.fell_back:
+            print(f"hpcai500 train: {socket.gethostname()}: {staged.fell_back}; it reads {path}", file=sys.stderr)
+    with closing(open_data(rank, path, settings, rules, size)) as pipeline:
         record_data(ledger, pipeline)
         timer.lap("data_open")
         workload = open_workload(
@@ -190,7 +217,7 @@ def record_data(ledger: LedgerWriter, pipeline: Pipeline) -> None:
     ledger.write("data_open", value)
 
 
-def open_data(config: RunConfig, settings: dict[str, Any], rules: Workload, size: Size, comm: Communicator) -> Pipeline:
+def open_data(rank: Rank, path: Path, settings: dict[str, Any], rules: Workload, size: Size) -> Pipeline:
     """Open the run's pipeline on this rank.
 
     Raises:
@@ -198,10 +225,11 @@ def open_data(config: RunConfig, settings: dict[str, Any], rules: Workload, size
     """
     from hpcai500.pipelines.pipeline import ImagePipelineConfig, open_pipeline
 
+    config, comm = rank.config, rank.comm
     pipeline = open_pipeline(
         settings["pipeline"],
         ImagePipelineConfig(
-            path=Path(config.data.path),
+            path=path,
             num_train_samples=size.num_train_samples,
             num_validation_samples=size.num_validation_samples,
             train_image_size=settings["train_image_size"],
@@ -227,7 +255,7 @@ def open_data(config: RunConfig, settings: dict[str, Any], rules: Workload, size
     if pipeline.dataset_sha256 != config.data.dataset_sha256:
         pipeline.close()
         raise DataError(
-            f"{config.data.path!r} holds data set {pipeline.dataset_sha256[:12]}... and the run was made for "
+            f"{str(path)!r} holds data set {pipeline.dataset_sha256[:12]}... and the run was made for "
             f"{config.data.dataset_sha256[:12]}...; put the right file there or make a new run"
         )
     return pipeline
@@ -266,6 +294,7 @@ def recorded(rank: Rank) -> Iterator[LedgerWriter]:
             "local_rank": comm.local_rank,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "cores": rank.cores,
             "config_sha256": rank.config_sha256,
             "wall_ns": ledger.wall_ns,
             "monotonic_ns": ledger.monotonic_ns,

@@ -204,7 +204,14 @@ def open_rank(
     ledger: LedgerWriter, clock: Clock, folder: Path, config: RunConfig, *, segment: int, rank: int, num_ranks: int
 ) -> None:
     opened = {"format": 1, "run_id": config.run_id, "rank": rank, "num_ranks": num_ranks, "local_rank": rank}
-    opened |= {"segment": segment, "job": "", "host": "node1", "pid": 40 + rank, "package_version": "0.1.0"}
+    opened |= {
+        "segment": segment,
+        "job": "",
+        "host": "node1",
+        "pid": 40 + rank,
+        "cores": "0-1",
+        "package_version": "0.1.0",
+    }
     opened |= {"config_sha256": read_config(folder)[1]}
     ledger.write("run_open", opened | {"wall_ns": clock.time_ns(), "monotonic_ns": clock.monotonic_ns()})
 

@@ -23,7 +23,8 @@ DATA_OPEN = {
 
 
 def run_open(*, segment: int, num_ranks: int) -> dict[str, object]:
-    names = {"format": 1, "run_id": "a", "job": "", "host": "node1", "config_sha256": "0" * 64, "package_version": "0"}
+    names = {"format": 1, "run_id": "a", "job": "", "cores": "0", "host": "node1", "package_version": "0"}
+    names |= {"config_sha256": "0" * 64}
     numbers = {"rank": 0, "local_rank": 0, "pid": 1, "wall_ns": 1, "monotonic_ns": 1}
     return names | numbers | {"segment": segment, "num_ranks": num_ranks}
 
