@@ -36,7 +36,7 @@ def test_more_than_there_is_is_refused(cluster: RunningCluster) -> None:
 
 
 def test_accounting_remembers_a_job(cluster: RunningCluster) -> None:
-    job_id = cluster.sbatch("--wrap", "exit 3")
+    job_id = cluster.sbatch("--output=/dev/null", "--wrap", "exit 3")
     assert cluster.wait_for_job(job_id)["JobState"] == "FAILED"
     command = ["sacct", "-j", job_id, "--noheader", "--parsable2", "--allocations", "--format=State,ExitCode"]
     wait_until(lambda: cluster.run(command).stdout.strip() == "FAILED|3:0", "sacct's view", 20)
