@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("hpcai500.train", "one rank of a run; started by submit or by a job script"),
     "verify": ("hpcai500.verify", "decide whether a submission is valid"),
     "site": ("hpcai500.site", "show what site.toml says of this cluster"),
+    "selfcheck": ("hpcai500.selfcheck", "check whether this machine is fit to be measured"),
     "data": ("hpcai500.data", "prepare, generate, inspect and check data files"),
 }
 EPILOG = """examples:

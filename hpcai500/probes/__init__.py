@@ -1,0 +1,1 @@
+"""The measurements of ``hpcai500 selfcheck``, one subject a module, and what is made of them (verdict.py)."""
