@@ -20,7 +20,8 @@ SQUEUE_FIELDS = "%i|%A|%T|%r|%S|%e|%N|%D|%P"
 SACCT_FIELDS = "JobID,JobIDRaw,State,Reason,Start,End,NodeList,NNodes,Partition"
 # States of a job that is over, as squeue(1) lists them; what is not here waits, runs or is being requeued.
 ENDED_STATES = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"}
+    | {"NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"}
 )
 UNKNOWN = "UNKNOWN"  # neither squeue nor sacct knows the job
 ASK_TIMEOUT_S = 30.0

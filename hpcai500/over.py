@@ -1,0 +1,101 @@
+"""Finds out whether all runs of a submission are over, and assembles the submission then: once, whoever looks first."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from hpcai500 import launches
+from hpcai500.errors import BackendUnavailableError, HpcAi500Error
+from hpcai500.launch.launch_config import LAUNCH_NAME, read_launch_config
+from hpcai500.launch.queue import Queue
+from hpcai500.record import list_ledgers
+from hpcai500.submission import assemble_submission
+from hpcai500.verify import print_verdict, verify_submission
+
+SUBMISSION_NAME = "submission.json"
+
+
+def run_folders(submission_folder: Path) -> list[Path]:
+    """The folders of all runs of a submission, in order."""
+    folders = [path for path in submission_folder.glob("run-*") if path.name[4:].isdigit()]
+    return sorted(folders, key=lambda path: int(path.name[4:]))
+
+
+def is_over(submission_folder: Path, *, this_job: str = "", queue: Queue | None = None) -> bool:
+    """Whether no run will go on by itself: each has ended for good, or its job is no longer there.
+
+    Args:
+        submission_folder: the folder.
+        this_job: id of the job that asks, which is still there itself; its run is judged by what it noted.
+        queue: to ask; a new one by default.
+
+    Raises:
+        BackendUnavailableError: Slurm does not answer, so it cannot be told.
+        RecordError: the folder cannot be read.
+    """
+    noted = launches.read_launches(submission_folder)
+    jobs = launches.queued_jobs(noted)
+    unsure = []
+    for folder in run_folders(submission_folder):
+        number = int(folder.name[4:])
+        last = launches.last_of(noted, number)
+        if (folder / "result.json").exists() or (last is not None and last.outcome in launches.OVER):
+            continue
+        if number not in jobs or not jobs[number] or jobs[number] == this_job:
+            return False  # of this machine, or of a job that runs its runs one after the other
+        if last is not None and last.outcome == "stopped":
+            return False  # its user may go on with it
+        unsure.append(jobs[number])
+    told = (queue or Queue()).ask(unsure) if unsure else {}
+    return not any(job.is_active for job in told.values())
+
+
+def assemble_if_over(submission_folder: Path, *, this_job: str = "", queue: Queue | None = None) -> bool | None:
+    """Assemble and verify the submission if all its runs are over, and print the verdict.
+
+    Several processes may do so at once: one of them makes the submission, the others do nothing.
+
+    Returns:
+        Whether the submission is valid; None if it is not assembled by this call.
+    """
+    path = submission_folder / SUBMISSION_NAME
+    try:
+        if path.exists() or not is_over(submission_folder, this_job=this_job, queue=queue):
+            return None
+        if not any(map(list_ledgers, run_folders(submission_folder))):
+            return None  # cancelled before anything began
+        if not _assemble(submission_folder, path):
+            return None
+    except BackendUnavailableError:
+        return None  # whoever looks next will know more
+    except HpcAi500Error as error:
+        print(f"hpcai500: all runs are over, but there is no submission: {error}", flush=True)
+        return False
+    return show_verdict(path)
+
+
+def _assemble(submission_folder: Path, path: Path) -> bool:
+    """Make submission.json; whether it was made here."""
+    launch = read_launch_config(submission_folder) if (submission_folder / LAUNCH_NAME).exists() else None
+    draft = submission_folder / f".{SUBMISSION_NAME}.{uuid.uuid4()}"
+    folders = [folder for folder in run_folders(submission_folder) if list_ledgers(folder)]
+    try:
+        assemble_submission(folders, draft, submitter=launch.submitter if launch else None)
+        os.link(draft, path)  # whole at once, and never over an existing one
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def show_verdict(path: Path) -> bool:
+    """Verify a submission and print the verdict and where it lies."""
+    verdict = verify_submission(path)
+    print()
+    print_verdict(verdict)
+    shown = os.path.relpath(path)
+    print(f"\nsubmission: {shown}\nverify it: hpcai500-verify {shown}", flush=True)
+    return verdict.valid
