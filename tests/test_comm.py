@@ -16,8 +16,7 @@ import torch
 from processes import is_alive, wait_for
 
 from hpcai500.comm.buckets import pack
-from hpcai500.comm.communicator import COMMUNICATORS, find_place, open_communicator
-from hpcai500.comm.torchdist import first_node, rendezvous
+from hpcai500.comm.communicator import COMMUNICATORS, open_communicator
 from hpcai500.errors import BackendUnavailableError, UnknownNameError, UsageError
 from hpcai500.launch.local import find_mpiexec
 
@@ -134,68 +133,6 @@ def test_serial_refuses_to_be_one_of_many(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="2 were started"):
         open_communicator("serial")
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({}, (0, 1, 0, 1)),
-        ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}, (5, 8, 1, 4)),
-        (
-            {
-                "OMPI_COMM_WORLD_RANK": "3",
-                "OMPI_COMM_WORLD_SIZE": "4",
-                "OMPI_COMM_WORLD_LOCAL_RANK": "1",
-                "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
-            },
-            (3, 4, 1, 2),
-        ),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, (1, 2, 1, 2)),
-        (
-            {
-                "SLURM_PROCID": "6",
-                "SLURM_STEP_NUM_TASKS": "7",
-                "SLURM_LOCALID": "0",
-                "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
-                "SLURM_NODEID": "3",
-            },
-            (6, 7, 0, 1),
-        ),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}, (0, 1, 0, 1)),  # the batch script itself
-    ],
-    ids=["alone", "torchrun", "openmpi", "mpich", "slurm", "batch script"],
-)
-def test_the_place_is_read_from_each_launcher(variables: dict[str, str], expected: tuple[int, ...]) -> None:
-    place = find_place(variables)
-    assert (place.rank, place.size, place.local_rank, place.local_size) == expected
-
-
-@pytest.mark.parametrize("rank", ["two", "-1", "2"])
-def test_an_impossible_place_is_refused_with_what_the_launcher_told(rank: str) -> None:
-    with pytest.raises(UsageError, match=f"RANK='{rank}'"):
-        find_place({"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"})
-
-
-@pytest.mark.parametrize(
-    ("nodes", "first"), [("gpu[07-09,12],login", "gpu07"), ("n1,n2", "n1"), ("node[3,5]", "node3"), ("box", "box")]
-)
-def test_the_first_node_of_slurms_short_form(nodes: str, first: str) -> None:
-    assert first_node(nodes) == first
-
-
-def test_ranks_meet_where_the_launcher_says_and_nowhere_else() -> None:
-    many = find_place({"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"})
-    slurm = {
-        "SLURM_STEP_NODELIST": "n[1-2]",
-        "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_JOB_ID": "12",
-        "SLURM_STEP_ID": "3",
-    }
-    assert rendezvous(many, {"MASTER_ADDR": "a", "MASTER_PORT": "1", "HPCAI500_RENDEZVOUS": "file:///x"}) == "tcp://a:1"
-    assert rendezvous(many, {"HPCAI500_RENDEZVOUS": "file:///x", **slurm}) == "file:///x"
-    assert rendezvous(many, slurm) == f"tcp://n1:{15000 + 12 * 31 + 3}"
-    with pytest.raises(UsageError, match="HPCAI500_RENDEZVOUS=file:///PATH"):
-        rendezvous(many, {"PMIX_SERVER_TMPDIR": "/nowhere"})
 
 
 @pytest.mark.mpi

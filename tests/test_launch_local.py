@@ -18,14 +18,14 @@ from hpcai500.launch.local import find_mpiexec, mpiexec_flavour, num_cores, rank
 
 REPORT = """
 import json, os, pathlib, sys
-from hpcai500.comm.communicator import find_place
+from hpcai500.comm.launchers import find_place
 place = find_place()
 pathlib.Path(sys.argv[1], f"{place.rank}.json").write_text(json.dumps({"size": place.size, "env": dict(os.environ)}))
 """
 # Says that it runs, then waits; closes its file when interrupted, as a ledger would be.
 WAIT = """
 import os, pathlib, signal, sys, time
-from hpcai500.comm.communicator import find_place
+from hpcai500.comm.launchers import find_place
 folder, rank = pathlib.Path(sys.argv[1]), find_place().rank
 def end(number, frame):
     (folder / f"closed-{rank}").write_text(str(number))

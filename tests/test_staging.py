@@ -251,7 +251,8 @@ def test_ranks_learn_the_path_of_their_node(source: Path, tmp_path: Path) -> Non
 def test_all_ranks_of_a_node_read_the_one_copy(source: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys\n"
-        "from hpcai500.comm.communicator import find_place, open_communicator\n"
+        "from hpcai500.comm.communicator import open_communicator\n"
+        "from hpcai500.comm.launchers import find_place\n"
         "from hpcai500.staging import Stage, collect\n"
         "source, folder, output = map(pathlib.Path, sys.argv[1:])\n"
         "stage = Stage(source, folder) if find_place().local_rank == 0 else None\n"

@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from hpcai500.comm.communicator import COMMUNICATORS, LAUNCHER_VARIABLES
+from hpcai500.comm.communicator import COMMUNICATORS
+from hpcai500.comm.launchers import LAUNCHERS, MASTER_VARIABLES, RENDEZVOUS_VARIABLE
 from hpcai500.errors import BackendUnavailableError, UnknownNameError, UsageError
 
 LEASH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py"))]
 # How long the other ranks have to close their files after one has ended; then mpiexec kills them.
 GRACE_S = 10
-RENDEZVOUS_VARIABLE = "HPCAI500_RENDEZVOUS"  # read by hpcai500.comm.torchdist, which must not be imported here
 
 
 def find_mpiexec() -> str | None:
@@ -129,10 +129,7 @@ def _is_of_a_launch(variable: str) -> bool:
     return variable in _PLACE_VARIABLES or variable.startswith("PMIX_")
 
 
-_PLACE_VARIABLES = {variable for row in LAUNCHER_VARIABLES.values() for variable in row} | {
-    "MASTER_ADDR",
-    "MASTER_PORT",
-}
+_PLACE_VARIABLES = {variable for launcher in LAUNCHERS.values() for variable in launcher.place} | {*MASTER_VARIABLES}
 
 
 @contextmanager
@@ -165,7 +162,7 @@ def find_ranks(pid: int) -> list[int]:
 
     mpiexec can pass on neither SIGINT nor SIGTERM, so we do; what a rank itself has started is the rank's affair.
     """
-    rank_variables = tuple(f"{row[0]}=".encode() for row in LAUNCHER_VARIABLES.values())
+    rank_variables = tuple(f"{launcher.rank}=".encode() for launcher in LAUNCHERS.values())
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

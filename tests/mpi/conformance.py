@@ -23,13 +23,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from hpcai500.comm.communicator import (  # noqa: E402
-    Communicator,
-    GradientExchange,
-    end_process,
-    find_place,
-    open_communicator,
-)
+from hpcai500.comm.communicator import Communicator, GradientExchange, end_process, open_communicator  # noqa: E402
+from hpcai500.comm.launchers import find_place  # noqa: E402
 
 FOLDER = Path(sys.argv[2])
 # float32 keeps 24 bits; the sum over shards and over ranks is taken in another order than over one batch, and five
