@@ -25,7 +25,7 @@ from hpcai500.formats import RunConfig, read_config
 from hpcai500.job_end import Decision, End, RankFailure, decide
 from hpcai500.last_words import describe_before, next_segment, saved_position
 from hpcai500.launch.launch_config import LaunchConfig, read_launch_config
-from hpcai500.launch.queue import Job, JobRecord, Queue, ask_controller, expand_nodes, requeue
+from hpcai500.launch.queue import JobRecord, ask_accounting, ask_controller, expand_nodes, requeue
 from hpcai500.launch.step import RankStep, rank_command, step_command, step_environment
 from hpcai500.over import assemble_if_over
 from hpcai500.record import Position
@@ -229,8 +229,9 @@ class JobDriver:
         if end.is_complete:
             return self._note(decide(end, self.launch, restarts=0, positions=[]), position)
         record = ask_controller(self.place.raw_id) if self.place.raw_id else JobRecord()
-        cancelled = end.terminated and record.state == "CANCELLED"
-        end = replace(end, record=record, cancelled_by=self._who_cancelled() if cancelled else "")
+        end = replace(end, record=record)
+        if end.is_cancelled(self.place.restarts):
+            end = replace(end, cancelled_by=self._who_cancelled())
         decision = decide(end, self.launch, restarts=self.place.restarts, positions=[*positions, position])
         if decision.must_requeue:
             self._stop_asked = self._terminated = True  # the signals of Slurm that follow are no news
@@ -242,17 +243,14 @@ class JobDriver:
         return decision
 
     def _who_cancelled(self) -> str:
-        """Who cancelled the job and when, to follow "the job was cancelled", as far as Slurm tells within some seconds."""
-        queue, until_s = Queue(), time.monotonic() + SETTLE_S
-        job = Job(self.place.id, "CANCELLED")
-        while time.monotonic() < until_s and not job.cancelled_by:
-            try:
-                job = queue.ask([self.place.id])[self.place.id]
-            except HpcAi500Error:
-                break
-            if not job.cancelled_by:
-                time.sleep(0.3)
-        return job.describe().removeprefix("cancelled") if job.state == "CANCELLED" else ""
+        """Who cancelled the job and when, to follow "the job was cancelled"; "" if Slurm does not tell in time."""
+        until_s = time.monotonic() + SETTLE_S
+        while self.place.id and time.monotonic() < until_s:
+            job = ask_accounting([self.place.id]).get(self.place.id)
+            if job is not None and job.cancelled_by:
+                return job.describe().removeprefix("cancelled")
+            time.sleep(0.3)
+        return ""
 
     def _note(self, decision: Decision, position: Position) -> Decision:
         """Note the decision in the launches, and say it in one line."""

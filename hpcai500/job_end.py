@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hpcai500.command import INTERRUPTED_EXIT_CODE, LOST_RANK_EXIT_CODE, STOPPED_EXIT_CODE
 from hpcai500.launch.launch_config import LaunchConfig
-from hpcai500.launch.queue import ENDED_STATES, JobRecord
+from hpcai500.launch.queue import JobRecord
 from hpcai500.launch.step_output import BadEnd
 from hpcai500.launches import Outcome
 from hpcai500.record import Position
@@ -45,6 +45,15 @@ class End:
     terminated: bool = False
     record: JobRecord = field(default_factory=JobRecord)
     cancelled_by: str = ""
+
+    def is_requeued(self, restarts: int) -> bool:
+        """Whether Slurm itself has put the job back into the queue: it counts that as a restart at once."""
+        return self.terminated and (self.record.restarts > restarts or self.record.state == "PENDING")
+
+    def is_cancelled(self, restarts: int) -> bool:
+        """Whether the job is ended by what is neither its time limit nor Slurm's own need of the nodes."""
+        known_otherwise = self.record.state in ("RUNNING", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
+        return self.terminated and not known_otherwise and not self.is_requeued(restarts)
 
     @property
     def final_exit_code(self) -> int | None:
@@ -102,10 +111,10 @@ def decide(end: End, launch: LaunchConfig, *, restarts: int, positions: list[Pos
     """
     if end.is_complete:
         return Decision("completed", 0, "all epochs done")
-    if end.terminated and end.record.state in ("CANCELLED", ""):
+    if end.is_requeued(restarts):
+        return Decision("requeued", STOPPED_EXIT_CODE, end.describe())
+    if end.is_cancelled(restarts):
         return Decision("cancelled", STOPPED_EXIT_CODE, f"the job was cancelled{end.cancelled_by}")
-    if end.terminated and (end.record.restarts > restarts or end.record.state not in {"RUNNING", *ENDED_STATES}):
-        return Decision("requeued", STOPPED_EXIT_CODE, end.describe())  # Slurm has it back in the queue already
     final = end.final_exit_code
     if final is not None and not end.terminated:
         return Decision("interrupted" if final == INTERRUPTED_EXIT_CODE else "failed", final, end.describe())

@@ -136,7 +136,7 @@ class Queue:
         asked = [job for job in wanted if job not in self._ended]
         found = _squeue(asked)
         lost = [job for job in asked if job not in found or found[job].state == "CANCELLED"]
-        for job, told in _sacct(lost).items():
+        for job, told in ask_accounting(lost).items():
             # squeue is ahead of sacct, which however alone knows who cancelled a job.
             if job in found:
                 found[job] = replace(found[job], cancelled_by=told.cancelled_by)
@@ -163,7 +163,7 @@ def _squeue(ids: Sequence[str]) -> dict[str, Job]:
     return parse_squeue(done.stdout)
 
 
-def _sacct(ids: Sequence[str]) -> dict[str, Job]:
+def ask_accounting(ids: Sequence[str]) -> dict[str, Job]:
     """Jobs that sacct knows; nothing where it is missing or switched off."""
     if not ids:
         return {}
@@ -172,7 +172,7 @@ def _sacct(ids: Sequence[str]) -> dict[str, Job]:
         done = _ask(["sacct", "-X", "-n", "-P", "-j", arrays, f"--format={SACCT_FIELDS}"])
     except BackendUnavailableError:
         return {}
-    known = parse_sacct(done.stdout)
+    known = parseask_accounting(done.stdout)
     return {job: known[job] for job in ids if job in known}
 
 
@@ -218,7 +218,7 @@ def parse_squeue(text: str) -> dict[str, Job]:
     return jobs
 
 
-def parse_sacct(text: str) -> dict[str, Job]:
+def parseask_accounting(text: str) -> dict[str, Job]:
     """Jobs by id, from sacct's lines of SACCT_FIELDS; of a requeued job the last line counts."""
     jobs = {}
     for line in text.splitlines():
@@ -258,7 +258,8 @@ class JobRecord:
     """What the controller itself says of a job, at once; see ``ask_controller``.
 
     Attributes:
-        state: as of Job; "" if it does not answer.
+        state: as of Job, also while the job is still completing; COMPLETING if what it ended as is not told; "" if
+            Slurm does not answer.
         restarts: how often the job was started before.
         can_requeue: whether Slurm would start it again.
         is_preempted: whether a job of higher priority was given its nodes.
@@ -285,8 +286,9 @@ def parse_scontrol(text: str) -> JobRecord:
     """Read the line of ``scontrol show job -o``."""
     fields = dict(re.findall(r"(?:^| )([A-Za-z/]+)=(\S*)", text.splitlines()[0] if text.strip() else ""))
     restarts = fields.get("Restarts", "")
+    state = fields.get("JobState", "")
     return JobRecord(
-        state=fields.get("JobState", ""),
+        state="TIMEOUT" if state == "COMPLETING" and fields.get("Reason") == "TimeLimit" else state,
         restarts=int(restarts) if restarts.isdigit() else 0,
         can_requeue=fields.get("Requeue") == "1" and fields.get("BatchFlag") == "1",
         is_preempted=fields.get("PreemptTime", "None") not in ("None", "Unknown", "N/A"),
