@@ -16,6 +16,8 @@ from hpcai500.version import __version__
 COMMANDS = {
     "submit": ("hpcai500.submit", "train, assemble a submission and verify it"),
     "train": ("hpcai500.train", "one rank of a run; started by submit or by a job script"),
+    "status": ("hpcai500.status", "show how far your submissions are, in the queue and in training"),
+    "watch": ("hpcai500.watch", "follow a submission until its runs are over"),
     "verify": ("hpcai500.verify", "decide whether a submission is valid"),
     "site": ("hpcai500.site", "show what site.toml says of this cluster"),
     "selfcheck": ("hpcai500.selfcheck", "check whether this machine is fit to be measured"),

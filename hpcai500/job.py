@@ -263,11 +263,12 @@ class JobDriver:
             reason=decision.reason,
             position=(position.epoch, position.step),
         )
+        resume = f"go on with `hpcai500 submit --resume {self.folder}`"
         saved = f"epoch {position.epoch}, step {position.step} is safe in a checkpoint"
         sentences = {
             "completed": "is complete",
             "requeued": f"goes back to the queue, since {decision.reason}; {saved}",
-            "stopped": f"stopped, since {decision.reason}; {saved}; submit the job again to go on from there",
+            "stopped": f"stopped, since {decision.reason}; {saved}; {resume}",
             "given up": f"is given up, since {decision.reason}",
         }
         self.say(sentences.get(decision.outcome, f"{decision.outcome}: {decision.reason}"))

@@ -20,9 +20,10 @@ from hpcai500.events import Count, UnixTime
 
 QUEUE_NAME = "launches.jsonl"
 What = Literal["queued", "started", "ended"]
-# What becomes of a run when a job ends: it is over in all cases but the last two.
-Outcome = Literal["completed", "failed", "interrupted", "cancelled", "given up", "requeued", "stopped"]
-OVER: frozenset[Outcome] = frozenset({"completed", "failed", "interrupted", "cancelled", "given up"})
+# What becomes of a run when a job ends: it is over in all cases but the last three, in which it is gone on with, by
+# Slurm or by its user.
+Outcome = Literal["completed", "failed", "cancelled", "given up", "requeued", "stopped", "interrupted"]
+OVER: frozenset[Outcome] = frozenset({"completed", "failed", "cancelled", "given up"})
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

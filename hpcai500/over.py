@@ -45,7 +45,7 @@ def is_over(submission_folder: Path, *, this_job: str = "", queue: Queue | None 
             continue
         if number not in jobs or not jobs[number] or jobs[number] == this_job:
             return False  # of this machine, or of a job that runs its runs one after the other
-        if last is not None and last.outcome == "stopped":
+        if last is not None and last.outcome in ("stopped", "interrupted"):
             return False  # its user may go on with it
         unsure.append(jobs[number])
     told = (queue or Queue()).ask(unsure) if unsure else {}
