@@ -13,6 +13,7 @@
     +-- RunError                a run cannot go on
         +-- DivergedError       the loss is no longer a finite number
         +-- StoppedError        ... was asked to stop, and has written a checkpoint to go on from
+        +-- CommunicationError  ... since the ranks cannot talk any more; it can be resumed
 
 Each message is one sentence: what is wrong with the offending value, what would be valid, what to do next.
 """
@@ -95,3 +96,9 @@ class StoppedError(RunError):
         super().__init__(
             f"stopped by {name} after epoch {epoch}, step {step}, with a checkpoint; resume the run to go on from there"
         )
+
+
+class CommunicationError(RunError):
+    """The ranks cannot talk any more: one is gone, or the network failed; the run can be resumed."""
+
+    exit_code = 76  # hpcai500.command.LOST_RANK_EXIT_CODE

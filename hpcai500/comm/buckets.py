@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from hpcai500.comm.calls import Calls, collective
 from hpcai500.comm.communicator import GradientExchange
 from hpcai500.errors import UsageError
 
@@ -115,8 +116,10 @@ class BucketExchange(GradientExchange):
     Calls of ``_start`` come from hooks inside backward, in the order of buckets; ``_wait`` from ``finish``.
     """
 
-    def __init__(self, module: nn.Module, *, bucket_bytes: int = BUCKET_BYTES, pin_host: bool = False) -> None:
-        self.module = module
+    def __init__(
+        self, module: nn.Module, calls: Calls, *, bucket_bytes: int = BUCKET_BYTES, pin_host: bool = False
+    ) -> None:
+        self.module, self.calls = module, calls
         self.buckets = pack(module.parameters(), bucket_bytes=bucket_bytes, pin_host=pin_host)
         self._num_started = 0
         for bucket in self.buckets:
@@ -136,6 +139,7 @@ class BucketExchange(GradientExchange):
         self._num_started += 1
         self._start(bucket)
 
+    @collective("exchange of gradients")
     def finish(self) -> None:
         while self._num_started < len(self.buckets):
             self.buckets[self._num_started].fill_rest()

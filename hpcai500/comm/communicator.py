@@ -21,14 +21,19 @@ from __future__ import annotations
 import atexit
 import importlib
 import os
-import re
+import socket
 import sys
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from hpcai500.errors import UnknownNameError, UsageError
+from hpcai500.comm.calls import Calls, collective
+from hpcai500.comm.launchers import Place, find_place
+from hpcai500.comm.network import use_chosen_network
+from hpcai500.command import LOST_RANK_EXIT_CODE
+from hpcai500.errors import UnknownNameError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,69 +51,11 @@ COMMUNICATORS = {
     "horovod": ("hpcai500.comm.horovod", "HorovodCommunicator"),
 }
 
-DEFAULT_TIMEOUT_S = 1800.0  # longer than the slowest start and checkpoint seen; a dead rank is mostly noticed at once
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process this is among all (rank, size) and among those on its machine (local_rank, local_size)."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-
-
-# Where each launcher tells a process its place: rank, size, local rank, local size. First complete row wins, so the
-# launcher that is started by the others stands before them (torchrun under mpiexec under srun).
-LAUNCHER_VARIABLES: dict[str, tuple[str, str, str, str]] = {
-    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "Open MPI": (
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
-    "MPICH": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    # SLURM_NTASKS is also set for the batch script, which is one process; SLURM_STEP_* only for what srun starts.
-    "Slurm": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
-}
-
-
-def find_place(environ: Mapping[str, str] | None = None) -> Place:
-    """The place of this process as its launcher tells it; the only rank of one if there is no launcher.
-
-    Raises:
-        UsageError: a launcher's variables do not hold numbers that fit together.
-    """
-    env = os.environ if environ is None else environ
-    for launcher, variables in LAUNCHER_VARIABLES.items():
-        if all(variable in env for variable in variables):
-            words = [env[variable] for variable in variables]
-            if launcher == "Slurm":
-                words[3] = _slurm_tasks_here(words[3], env.get("SLURM_NODEID", "0"))
-            try:
-                place = Place(*map(int, words))
-            except ValueError:
-                place = Place(0, 0, 0, 0)
-            if not (0 <= place.rank < place.size and 0 <= place.local_rank < place.local_size <= place.size):
-                told = ", ".join(f"{variable}={env[variable]!r}" for variable in variables)
-                raise UsageError(
-                    f"{launcher} tells an impossible place ({told}); ranks must count from 0 to size - 1; "
-                    "start the ranks with one launcher and do not set these variables by hand"
-                )
-            return place
-    return Place(rank=0, size=1, local_rank=0, local_size=1)
-
-
-def _slurm_tasks_here(tasks_per_node: str, node_id: str) -> str:
-    """The entry of this node in Slurm's short form, in which ``2(x3),1`` means 2,2,2,1 tasks on four nodes."""
-    counts: list[str] = []
-    for entry in tasks_per_node.split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", entry)
-        if match:
-            counts += [match[1]] * int(match[2] or 1)
-    return counts[int(node_id)] if node_id.isdigit() and int(node_id) < len(counts) else "unknown"
+DEFAULT_TIMEOUT_S = 600.0  # longer than the slowest checkpoint seen, which the other ranks wait for
+OPENING_TIMEOUT_S = 300.0  # ranks that join late have imported torch from a slow file system
+CLOSING_TIMEOUT_S = 120.0
+# How much later than a lifeline the libraries give up by themselves: their messages do not name the missing rank.
+LIBRARY_GRACE_S = 60.0
 
 
 class GradientExchange(ABC):
@@ -132,11 +79,19 @@ class GradientExchange(ABC):
 
 
 class Communicator(ABC):
-    """A group of ranks. ``device`` is where the gradients are: "cpu" or "cuda:N"; "cuda" means "cuda:local_rank"."""
+    """A group of ranks. ``device`` is where the gradients are: "cpu" or "cuda:N"; "cuda" means "cuda:local_rank".
+
+    Attributes:
+        timeout_s: how long a collective call may wait for the others. A lifeline (hpcai500/comm/lifeline.py) holds all
+            calls to it; without one torch.distributed and Horovod fail a minute later, and MPI waits for ever.
+        calls: which call this rank is in.
+    """
 
     name: str
 
-    def __init__(self, place: Place, device: str) -> None:
+    def __init__(self, place: Place, device: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
+        self.calls = Calls(self.name, place.rank)
         self.rank, self.size = place.rank, place.size
         self.local_rank, self.local_size = place.local_rank, place.local_size
         self.device = f"cuda:{place.local_rank}" if device == "cuda" else device
@@ -189,7 +144,8 @@ class Communicator(ABC):
         Let such a rank's process end with a code that is not 0; its launcher then ends the others.
         """
         if exception_type is None:
-            self.close()
+            with deadline(CLOSING_TIMEOUT_S, f"rank {self.rank} waited in vain for the others to end"):
+                self.close()
 
     @abstractmethod
     def _broadcast_flat(self, flat: Tensor) -> None:
@@ -199,6 +155,7 @@ class Communicator(ABC):
     def _sum_flat(self, flat: Tensor) -> None:
         """Overwrite a contiguous host tensor of floats with its sum over ranks."""
 
+    @collective("broadcast of the model")
     def broadcast_module(self, module: nn.Module) -> None:
         """Overwrite parameters and buffers with those of rank 0."""
         for tensors in _by_dtype([*module.parameters(), *module.buffers()]):
@@ -206,6 +163,7 @@ class Communicator(ABC):
             self._broadcast_flat(flat)
             _unflatten(flat, tensors)
 
+    @collective("average of the buffers")
     def average_buffers(self, module: nn.Module) -> None:
         """Overwrite floating-point buffers (running statistics of normalisation) with their mean over ranks.
 
@@ -257,14 +215,41 @@ def end_process(exit_code: int = 0) -> None:
     os._exit(exit_code)
 
 
-def open_communicator(name: str, *, device: str = "cpu", timeout_s: float = DEFAULT_TIMEOUT_S) -> Communicator:
+@contextmanager
+def deadline(timeout_s: float, message: str) -> Iterator[None]:
+    """End this process with LOST_RANK_EXIT_CODE if the block takes longer than ``timeout_s``.
+
+    For blocks in a library that waits for other ranks where no lifeline is open.
+    """
+
+    def end() -> None:
+        sys.stderr.write(f"hpcai500: {message} for {timeout_s:g} s on {socket.gethostname()}, so it ends\n")
+        sys.stderr.flush()
+        os._exit(LOST_RANK_EXIT_CODE)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.name, timer.daemon = "hpcai500-deadline", True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def open_communicator(
+    name: str,
+    *,
+    device: str = "cpu",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    opening_timeout_s: float = OPENING_TIMEOUT_S,
+) -> Communicator:
     """Join the group of ranks that the launcher has started; collective.
 
     Args:
         name: a key of COMMUNICATORS.
         device: where the gradients are, "cpu", "cuda" (one for each local rank) or "cuda:N".
-        timeout_s: how long a collective call waits for the others before it fails, in libraries that have deadlines
-            (torch.distributed, Horovod).
+        timeout_s: how long a collective call may wait for the others; see Communicator.
+        opening_timeout_s: how long to wait for the others to join; then this process ends with LOST_RANK_EXIT_CODE.
 
     Raises:
         UnknownNameError: there is no communicator of this name.
@@ -273,6 +258,9 @@ def open_communicator(name: str, *, device: str = "cpu", timeout_s: float = DEFA
     """
     if name not in COMMUNICATORS:
         raise UnknownNameError("communicator", name, COMMUNICATORS)
+    use_chosen_network(os.environ)
     module, cls = COMMUNICATORS[name]
-    communicator: Communicator = getattr(importlib.import_module(module), cls)(device=device, timeout_s=timeout_s)
+    implementation = getattr(importlib.import_module(module), cls)
+    with deadline(opening_timeout_s, f"rank {find_place().rank} waited in vain for the others to join"):
+        communicator: Communicator = implementation(device=device, timeout_s=timeout_s)
     return communicator

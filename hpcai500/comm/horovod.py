@@ -17,7 +17,9 @@ import numpy as np
 import torch
 
 from hpcai500.comm.buckets import Bucket, BucketExchange
-from hpcai500.comm.communicator import Communicator, GradientExchange, Place, ReduceOp, exit_now, find_place
+from hpcai500.comm.calls import Calls, collective
+from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now
+from hpcai500.comm.launchers import Place, find_place
 from hpcai500.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -50,8 +52,8 @@ def import_horovod() -> Any:
 class HorovodExchange(BucketExchange):
     """Buckets handed to Horovod's background thread."""
 
-    def __init__(self, module: nn.Module, hvd: Any, index: int) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, calls: Calls, hvd: Any, index: int) -> None:
+        super().__init__(module, calls)
         self._hvd, self._index = hvd, index
         self._handles: dict[int, int] = {}
 
@@ -79,33 +81,38 @@ class HorovodCommunicator(Communicator):
             torch.cuda.set_device(find_place().local_rank if device == "cuda" else device)
         else:
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME_MS)
-        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(timeout_s)))
+        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(timeout_s + LIBRARY_GRACE_S)))
         hvd.init()
-        super().__init__(Place(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()), device)
+        super().__init__(Place(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()), device, timeout_s)
         self._num_exchanges = 0
 
+    @collective("allreduce")
     def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
         ops = {"sum": self._hvd.Sum, "min": self._hvd.Min, "max": self._hvd.Max}
         tensor = torch.from_numpy(np.array(values, ndmin=1))
         result: np.ndarray = self._hvd.allreduce(tensor, op=ops[op], name="hpcai500.allreduce").numpy()
         return result.reshape(np.shape(values))
 
+    @collective("allgather")
     def allgather(self, obj: T) -> list[T]:
         return self._hvd.allgather_object(obj, name="hpcai500.allgather")  # type: ignore[no-any-return]
 
+    @collective("gather")
     def gather(self, obj: T, root: int = 0) -> list[T] | None:
         objects = self.allgather(obj)  # Horovod knows no other
         return objects if self.rank == root else None
 
+    @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
         return self._hvd.broadcast_object(obj, root_rank=root, name="hpcai500.broadcast")  # type: ignore[no-any-return]
 
+    @collective("barrier")
     def barrier(self) -> None:
         self._hvd.barrier()
 
     def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
         self._num_exchanges += 1
-        return HorovodExchange(module, self._hvd, self._num_exchanges)
+        return HorovodExchange(module, self.calls, self._hvd, self._num_exchanges)
 
     def abort(self, exit_code: int) -> None:
         exit_now(exit_code)  # MPI is not finalized then, so mpiexec ends the others

@@ -9,6 +9,7 @@ non-blocking all-reduce started from a hook would move nothing while backward co
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
 import time
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 
 from hpcai500.comm.buckets import Bucket, BucketExchange
-from hpcai500.comm.communicator import Communicator, GradientExchange, Place, ReduceOp
-from hpcai500.errors import BackendUnavailableError, RunError, UsageError
+from hpcai500.comm.calls import Calls, collective
+from hpcai500.comm.communicator import Communicator, GradientExchange, ReduceOp
+from hpcai500.comm.launchers import Place
+from hpcai500.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +45,7 @@ def start_mpi() -> Any:
         mpi4py.rc.thread_level = "multiple"
         # At exit mpi4py would wait for all ranks, also when this one fails: then all would hang. We finalize in close.
         mpi4py.rc.finalize = False
+        mpi4py.rc.initialize = False
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise BackendUnavailableError(
@@ -51,12 +55,25 @@ def start_mpi() -> Any:
         raise UsageError(
             "MPI was closed in this process and cannot start again; open the communicator once per process"
         )
+    if not MPI.Is_initialized():
+        _initialize(MPI)
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise BackendUnavailableError(
             f"this MPI ({MPI.Get_library_version().splitlines()[0]}) allows one thread only; "
             "choose communicator torchdist, or an MPI with MPI_THREAD_MULTIPLE"
         )
     return MPI
+
+
+def _initialize(mpi: Any) -> None:
+    """Call MPI_Init_thread without holding Python's lock, which mpi4py would do.
+
+    It takes seconds and waits for all ranks: meanwhile other threads can stage data, and end a rank that waits in vain.
+    """
+    library = ctypes.CDLL(mpi.__file__)  # mpi4py's extension; symbols are looked up in what it is linked with, too
+    library.MPI_Init_thread(None, None, ctypes.c_int(mpi.THREAD_MULTIPLE), ctypes.byref(ctypes.c_int()))
+    for comm in (mpi.COMM_WORLD, mpi.COMM_SELF):  # as mpi4py does: errors raise exceptions, they do not abort
+        comm.Set_errhandler(mpi.ERRORS_RETURN)
 
 
 class MpiExchange(BucketExchange):
@@ -67,8 +84,8 @@ class MpiExchange(BucketExchange):
     then runs at full speed.
     """
 
-    def __init__(self, module: nn.Module, comm: Any, mpi: Any, *, device: str) -> None:
-        super().__init__(module, pin_host=device.startswith("cuda"))
+    def __init__(self, module: nn.Module, calls: Calls, comm: Any, mpi: Any, *, device: str) -> None:
+        super().__init__(module, calls, pin_host=device.startswith("cuda"))
         self._comm, self._mpi = comm, mpi
         # A stream of its own: on the default one a copy would queue behind the whole backward pass.
         self._stream = torch.cuda.Stream(device) if device.startswith("cuda") else None  # type: ignore[no-untyped-call]
@@ -86,7 +103,7 @@ class MpiExchange(BucketExchange):
     def _wait(self, bucket: Bucket) -> None:
         error = self._done.get()  # in the order of buckets
         if error is not None:
-            raise RunError(f"exchange of gradients over MPI failed in bucket {bucket.index}") from error
+            raise error
 
     def _serve(self) -> None:
         while (job := self._ready.get()) is not None:
@@ -123,39 +140,44 @@ class MpiCommunicator(Communicator):
 
     name = "mpi"
 
-    def __init__(self, *, device: str = "cpu", timeout_s: float = 0.0) -> None:
+    def __init__(self, *, device: str = "cpu", timeout_s: float) -> None:
         self._mpi = start_mpi()
         # Own copies: messages of the user or of h5py, which use COMM_WORLD, cannot be mistaken for ours.
         self._comm = self._mpi.COMM_WORLD.Dup()
         local = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
         super().__init__(
-            Place(self._comm.Get_rank(), self._comm.Get_size(), local.Get_rank(), local.Get_size()), device
+            Place(self._comm.Get_rank(), self._comm.Get_size(), local.Get_rank(), local.Get_size()), device, timeout_s
         )
         local.Free()
         self._exchanges: list[tuple[MpiExchange, Any]] = []
         self._closed = False
 
+    @collective("allreduce")
     def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
         values = np.asarray(values, order="C")
         result = np.empty_like(values)
         self._comm.Allreduce(values, result, getattr(self._mpi, op.upper()))
         return result
 
+    @collective("allgather")
     def allgather(self, obj: T) -> list[T]:
         return self._comm.allgather(obj)  # type: ignore[no-any-return]
 
+    @collective("gather")
     def gather(self, obj: T, root: int = 0) -> list[T] | None:
         return self._comm.gather(obj, root=root)  # type: ignore[no-any-return]
 
+    @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
         return self._comm.bcast(obj, root=root)  # type: ignore[no-any-return]
 
+    @collective("barrier")
     def barrier(self) -> None:
         self._comm.Barrier()
 
     def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
         comm = self._comm.Dup()  # the thread's own, so that the main thread's calls cannot mix with it
-        exchange = MpiExchange(module, comm, self._mpi, device=self.device)
+        exchange = MpiExchange(module, self.calls, comm, self._mpi, device=self.device)
         self._exchanges.append((exchange, comm))
         return exchange
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from hpcai500.comm.communicator import Communicator, GradientExchange, Place, ReduceOp, exit_now, find_place
+from hpcai500.comm.communicator import Communicator, GradientExchange, ReduceOp, exit_now
+from hpcai500.comm.launchers import Place, find_place
 from hpcai500.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,11 +1,6 @@
 """Ranks talking through torch.distributed: Gloo on processors, NCCL on GPUs, gradients by DistributedDataParallel.
 
-Works under every launcher of ``communicator.LAUNCHER_VARIABLES``. Where the ranks meet, nobody has to type:
-
-1. MASTER_ADDR and MASTER_PORT, if set (torchrun sets them);
-2. HPCAI500_RENDEZVOUS, an init method of torch.distributed such as file:///shared/path (launch/local.py sets it);
-3. under srun, the first node of the step and a port made from the numbers of job and step;
-4. all ranks on one machine under mpiexec: a file in the folder that mpiexec makes for the job.
+Works under every launcher of ``launchers.py``, which also says where the ranks meet.
 """
 
 from __future__ import annotations
@@ -13,9 +8,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import os
-import re
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,52 +17,23 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import GradBucket, HashStore
 from torch.nn.parallel import DistributedDataParallel
 
-from hpcai500.comm.communicator import Communicator, GradientExchange, Place, ReduceOp, exit_now, find_place
-from hpcai500.errors import BackendUnavailableError, UsageError
+from hpcai500.comm.calls import Calls, collective
+from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now
+from hpcai500.comm.launchers import Place, find_place, other_node, rendezvous
+from hpcai500.comm.network import interface_towards
+from hpcai500.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 T = TypeVar("T")
-RENDEZVOUS_VARIABLE = "HPCAI500_RENDEZVOUS"
 # average_buffers does it once per evaluation, not in every step. The option's name changed in torch 2.13.
 _NO_BUFFER_SYNC: dict[str, Any] = (
     {"forward_sync_buffers": False}
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else {"broadcast_buffers": False}
 )
-
-
-def rendezvous(place: Place, environ: Mapping[str, str]) -> str:
-    """The init method of torch.distributed on which all ranks of this launch agree without talking.
-
-    Raises:
-        UsageError: nothing in the environment tells where ranks on several machines could meet.
-    """
-    if "MASTER_ADDR" in environ and "MASTER_PORT" in environ:
-        return f"tcp://{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}"
-    if RENDEZVOUS_VARIABLE in environ:
-        return environ[RENDEZVOUS_VARIABLE]
-    nodes = environ.get("SLURM_STEP_NODELIST")
-    if nodes and "SLURM_STEP_NUM_TASKS" in environ and "PMIX_SERVER_TMPDIR" not in environ:
-        # Below Linux' ephemeral ports (32768 on), so that no outgoing connection holds it by chance.
-        number = int(environ["SLURM_JOB_ID"]) * 31 + int(environ.get("SLURM_STEP_ID", "0"))
-        return f"tcp://{first_node(nodes)}:{15000 + number % 17000}"
-    folder = environ.get("PMIX_SERVER_TMPDIR")  # Open MPI makes it for each job and removes it at the end
-    if place.local_size == place.size and folder:
-        return f"file://{folder}/hpcai500-rendezvous-{environ.get('PMIX_NAMESPACE', '')}"
-    raise UsageError(
-        f"the {place.size} ranks of torchdist do not know where to meet; start them with hpcai500, srun or torchrun, "
-        f"or set {RENDEZVOUS_VARIABLE}=file:///PATH to a new file that all of them can reach"
-    )
-
-
-def first_node(nodes: str) -> str:
-    """The first name of Slurm's short form: ``gpu[07-09,12],login`` gives gpu07."""
-    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+)[^\]]*\])?", nodes)
-    assert match is not None, f"Slurm gave a list of nodes without a node: {nodes!r}"
-    return match[1] + (match[2] or "")
 
 
 class DdpExchange(GradientExchange):
@@ -81,7 +45,8 @@ class DdpExchange(GradientExchange):
     streams do), so there it tells only the host's part, about 0.
     """
 
-    def __init__(self, module: nn.Module, *, device: str, unused_parameters: bool) -> None:
+    def __init__(self, module: nn.Module, calls: Calls, *, device: str, unused_parameters: bool) -> None:
+        self.calls = calls
         self.module = DistributedDataParallel(
             module,
             device_ids=[torch.device(device).index or 0] if device.startswith("cuda") else None,
@@ -96,6 +61,7 @@ class DdpExchange(GradientExchange):
     def _all_reduce(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         if bucket.is_last():
             self._last_bucket_ns = time.monotonic_ns()
+            self.calls.enter("exchange of gradients")
             # DDP queues its own callback, which waits, after this hook returns; ours must run after that one, so
             # it is queued by a callback.
             engine = torch.autograd.Variable._execution_engine
@@ -106,10 +72,22 @@ class DdpExchange(GradientExchange):
         return averaged
 
     def _backward_ended(self) -> None:
+        self.calls.leave()
         self.exposed_in_backward_ns = time.monotonic_ns() - self._last_bucket_ns
 
     def finish(self) -> None:
         """Return at once: DDP has waited inside backward."""
+
+
+def gloo_interface(place: Place) -> str | None:
+    """Where Gloo shall listen: loopback if all ranks are here, so that no name need resolve; else towards the others.
+
+    None leaves the choice to Gloo, which takes the address to which this host's own name resolves.
+    """
+    if place.local_size == place.size:
+        return "lo"
+    other = other_node(os.environ) or os.environ.get("MASTER_ADDR")
+    return interface_towards(other) if other else None
 
 
 class TorchDistCommunicator(Communicator):
@@ -119,13 +97,13 @@ class TorchDistCommunicator(Communicator):
 
     def __init__(self, *, device: str = "cpu", timeout_s: float) -> None:
         place = find_place()
-        super().__init__(place, device)
+        super().__init__(place, device, timeout_s)
         cuda = self.device.startswith("cuda")
         if cuda and not dist.is_nccl_available():
             raise BackendUnavailableError("this torch was built without NCCL; install a CUDA build of torch for Linux")
-        if place.local_size == place.size and not cuda:
-            # Loopback: the host's name need not resolve, and no network is asked.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        interface = gloo_interface(place)
+        if interface is not None:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         if place.size == 1:
             options: dict[str, Any] = {"store": HashStore()}
         else:
@@ -137,35 +115,40 @@ class TorchDistCommunicator(Communicator):
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             rank=place.rank,
             world_size=place.size,
-            timeout=datetime.timedelta(seconds=timeout_s),
+            timeout=datetime.timedelta(seconds=timeout_s + LIBRARY_GRACE_S),
             **options,
         )
 
+    @collective("allreduce")
     def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
         result = torch.from_numpy(np.array(values, ndmin=1))
         dist.all_reduce(result, getattr(dist.ReduceOp, op.upper()))
         return result.numpy().reshape(values.shape)
 
+    @collective("allgather")
     def allgather(self, obj: T) -> list[T]:
         objects: list[Any] = [None] * self.size
         dist.all_gather_object(objects, obj)
         return objects
 
+    @collective("gather")
     def gather(self, obj: T, root: int = 0) -> list[T] | None:
         objects: list[Any] | None = [None] * self.size if self.rank == root else None
         dist.gather_object(obj, objects, dst=root)
         return objects
 
+    @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
         objects: list[Any] = [obj]
         dist.broadcast_object_list(objects, src=root)
         return objects[0]  # type: ignore[no-any-return]
 
+    @collective("barrier")
     def barrier(self) -> None:
         self.allreduce(np.zeros(1))  # dist.barrier would use NCCL and its device on GPUs; this one is Gloo's
 
     def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
-        return DdpExchange(module, device=self.device, unused_parameters=unused_parameters)
+        return DdpExchange(module, self.calls, device=self.device, unused_parameters=unused_parameters)
 
     def abort(self, exit_code: int) -> None:
         exit_now(exit_code)  # the launcher ends the others; without one their next collective call fails
