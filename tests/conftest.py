@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,11 @@ import pytest
 
 # One thread a process: tests run several processes on few cores, and threads that wait for a core spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Neither what this user has submitted nor this site is the tests' affair.
+_HOME = tempfile.TemporaryDirectory(prefix="hpcai500-tests-")
+os.environ["XDG_STATE_HOME"] = f"{_HOME.name}/state"
+os.environ["HPCAI500_SITE"] = f"{_HOME.name}/site.toml"
+Path(os.environ["HPCAI500_SITE"]).touch()
 
 MODULES = {"mpi": "mpi4py", "horovod": "horovod", "dali": "nvidia.dali"}
 SLURM_CLUSTER = Path(__file__).parents[1] / "tools/slurm_cluster.py"

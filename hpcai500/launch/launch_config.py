@@ -6,6 +6,7 @@ that a run goes on as it began.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,8 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         mpi_type: word for ``srun --mpi``.
         time_limit_s: of a job; None is the partition's own.
         signal_before_end_s: how long before its end a job is told to write a checkpoint.
-        partition, account, qos, constraint: words for sbatch; None where the site's own defaults do.
+        partition, account, qos, constraint, reservation, mem: words for sbatch; None where its own defaults do.
+        exclusive: whether a job gets whole nodes; other jobs beside it would be measured with it.
         modules: environment modules loaded before anything else.
         setup: shell lines that follow them.
         container_image: image the ranks run in; None for none.
@@ -62,6 +64,9 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     account: Text | None = None
     qos: Text | None = None
     constraint: Text | None = None
+    reservation: Text | None = None
+    mem: Text | None = None
+    exclusive: bool = True
     modules: list[Text] = []
     setup: list[Text] = []
     container_image: Text | None = None
@@ -83,18 +88,29 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def write_launch_config(submission_folder: Path, launch: LaunchConfig) -> None:
-    """Write launch.json, never over an existing one.
+    """Write launch.json, or launch-001.json and so on where the submission is gone on with in another way.
 
     Raises:
-        RecordError: it exists or cannot be written.
+        RecordError: it cannot be written.
     """
-    write_json(submission_folder / LAUNCH_NAME, launch)
+    write_json(submission_folder / _name(len(_paths(submission_folder))), launch)
 
 
 def read_launch_config(submission_folder: Path) -> LaunchConfig:
-    """Read launch.json strictly.
+    """Read, strictly, how the runs of a submission are started: what was decided last counts.
 
     Raises:
         RecordError: it cannot be read or is not of that form; lists all that is wrong with it.
     """
-    return read_record(submission_folder / LAUNCH_NAME, LaunchConfig)
+    paths = _paths(submission_folder)
+    return read_record(paths[-1] if paths else submission_folder / LAUNCH_NAME, LaunchConfig)
+
+
+def _name(number: int) -> str:
+    return f"launch-{number:03d}.json" if number else LAUNCH_NAME
+
+
+def _paths(submission_folder: Path) -> list[Path]:
+    """The launch files there are, in order."""
+    paths = (submission_folder / _name(number) for number in itertools.count())
+    return list(itertools.takewhile(Path.exists, paths))
