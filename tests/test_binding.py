@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from machines import bus_id, make_nvidia_smi, make_sysfs
 
+from hpcai500.comm.communicator import own_gpu
 from hpcai500.launch.binding import Binding, bind_rank, device_index, plan_binding, visible_gpus
 from hpcai500.launch.topology import format_cpu_list, parse_cpu_list
 
@@ -181,6 +183,14 @@ def test_cuda_visible_devices_is_respected(
 def test_a_task_that_sees_one_gpu_uses_that_one() -> None:
     assert [device_index(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
     assert [device_index(rank, 1) for rank in range(4)] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("num_visible", "expected"), [(4, "cuda:2"), (1, "cuda:0")])
+def test_a_communicator_takes_the_gpu_that_is_the_ranks_own(
+    num_visible: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_visible)
+    assert own_gpu(2) == expected
 
 
 @pytest.mark.parametrize("how", ["missing", "fails", "chosen away"])

@@ -79,7 +79,7 @@ class GradientExchange(ABC):
 
 
 class Communicator(ABC):
-    """A group of ranks. ``device`` is where the gradients are: "cpu" or "cuda:N"; "cuda" means "cuda:local_rank".
+    """A group of ranks. ``device`` is where the gradients are: "cpu" or "cuda:N"; "cuda" means the rank's own.
 
     Attributes:
         timeout_s: how long a collective call may wait for the others. A lifeline (hpcai500/comm/lifeline.py) holds all
@@ -94,7 +94,7 @@ class Communicator(ABC):
         self.calls = Calls(self.name, place.rank)
         self.rank, self.size = place.rank, place.size
         self.local_rank, self.local_size = place.local_rank, place.local_size
-        self.device = f"cuda:{place.local_rank}" if device == "cuda" else device
+        self.device = own_gpu(place.local_rank) if device == "cuda" else device
 
     @abstractmethod
     def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
@@ -193,6 +193,15 @@ def _unflatten(flat: Tensor, tensors: list[Tensor]) -> None:
 
     for part, tensor in zip(torch.split(flat, [tensor.numel() for tensor in tensors]), tensors, strict=True):
         tensor.detach().copy_(part.view_as(tensor))
+
+
+def own_gpu(local_rank: int) -> str:
+    """The GPU of a rank: of those it sees, the one with its number, or the only one where Slurm shows it no other."""
+    import torch
+
+    from hpcai500.launch.binding import device_index
+
+    return f"cuda:{device_index(local_rank, torch.cuda.device_count())}"
 
 
 def exit_now(exit_code: int) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from hpcai500.comm.buckets import Bucket, BucketExchange
 from hpcai500.comm.calls import Calls, collective
-from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now
+from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now, own_gpu
 from hpcai500.comm.launchers import Place, find_place
 from hpcai500.errors import BackendUnavailableError
 
@@ -78,7 +78,7 @@ class HorovodCommunicator(Communicator):
                     "this Horovod was built without NCCL and cannot reduce on GPUs; "
                     "build it again with HOROVOD_GPU_OPERATIONS=NCCL make horovod"
                 )
-            torch.cuda.set_device(find_place().local_rank if device == "cuda" else device)
+            torch.cuda.set_device(own_gpu(find_place().local_rank) if device == "cuda" else device)
         else:
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME_MS)
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(timeout_s + LIBRARY_GRACE_S)))

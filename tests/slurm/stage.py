@@ -7,7 +7,8 @@ import socket
 import sys
 from pathlib import Path
 
-from hpcai500.comm.communicator import end_process, find_place, open_communicator
+from hpcai500.comm.communicator import end_process, open_communicator
+from hpcai500.comm.launchers import find_place
 from hpcai500.staging import Stage, collect
 
 
