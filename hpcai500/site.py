@@ -70,6 +70,10 @@ def shell_lines(found: FoundSite) -> list[str]:
             lines.append(f"export {variable}={key}")  # sbatch takes the option's own word as "yes"
         elif value:
             lines.append(f"export {variable}={shlex.quote(str(value))}")
+    if found.site.signal_before_end_s:
+        lines.append(f"export SBATCH_SIGNAL=B:USR2@{found.site.signal_before_end_s}")
+    if found.site.requeue is False:
+        lines.append("export SBATCH_NO_REQUEUE=yes")
     if found.path:
         lines.append(f"export {SITE_VARIABLE}={shlex.quote(str(found.path))}")
     return lines

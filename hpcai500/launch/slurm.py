@@ -6,6 +6,7 @@ driver of the run (hpcai500.job), so that Slurm's signals reach it.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def submit_runs(
 
     executor = _executor(folder, launch, job_name=job_name, num_runs=len(runs))
     try:
-        with _sbatch_variables_removed(launch), executor.batch():
+        # submitit shows what sbatch says while it also raises it.
+        with _sbatch_variables_removed(launch), redirect_stderr(io.StringIO()), executor.batch():
             jobs = [executor.submit(drive, str(folder), number) for number in runs]
     except (FailedJobError, FailedSubmissionError) as error:
         raise UsageError(f"Slurm refuses the job: {_words_of_sbatch(str(error))}") from None
