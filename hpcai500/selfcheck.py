@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, tell on rank 0 and return the exit status, the same on all ranks."""
-    from hpcai500.comm.communicator import find_place, open_communicator
+    from hpcai500.comm.communicator import open_communicator
+    from hpcai500.comm.launchers import find_place
 
     os.environ.setdefault("HOROVOD_CYCLE_TIME", "1")  # ms; the training default for processors would measure itself
     name = args.communicator or ("serial" if find_place().size == 1 else "torchdist")
@@ -142,7 +143,7 @@ def _device(communicator: str) -> str:
     """Where the communicator's messages are: on GPUs if each rank can have one of its own."""
     import torch
 
-    from hpcai500.comm.communicator import find_place
+    from hpcai500.comm.launchers import find_place
 
     has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= find_place().local_size
     return "cuda" if has_gpus and communicator != "serial" else "cpu"
