@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcai500.allocator import keep_freed_memory
-from hpcai500.comm.communicator import find_place, open_communicator
-from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
+from hpcai500.comm.communicator import open_communicator
+from hpcai500.comm.launchers import find_place
+from hpcai500.command import run_command
+from hpcai500.deferred_dynamo import defer_dynamo
 from hpcai500.edition import Size, Workload, load_edition
-from hpcai500.errors import DataError, HpcAi500Error, RecordError, StoppedError
+from hpcai500.ending import Ending
+from hpcai500.errors import DataError, HpcAi500Error, StoppedError
 from hpcai500.launch.binding import bind_rank
 from hpcai500.launch.topology import format_cpu_list
 from hpcai500.ledger import LedgerWriter
@@ -34,6 +36,7 @@ from hpcai500.version import __version__
 
 if TYPE_CHECKING:
     from hpcai500.comm.communicator import Communicator
+    from hpcai500.comm.lifeline import Lifeline
     from hpcai500.pauses import StopRequests
     from hpcai500.pipelines.pipeline import Pipeline
     from hpcai500.resume import SegmentPlan
@@ -84,27 +87,32 @@ def run(args: argparse.Namespace) -> int:
     requests = StopRequests()
     if config.device == "cpu":
         keep_freed_memory()
+    if not config.settings.get("torch_compile"):
+        defer_dynamo()
+    from hpcai500.comm.lifeline import Lifeline
     from hpcai500.lease import RunLease
     from hpcai500.resume import plan_segment
 
     timer.lap("import")
     comm = open_communicator(config.settings["communicator"], device=config.device)
     with comm, ExitStack() as held:
+        ending = Ending(args.run_folder, comm)
+        lifeline = held.enter_context(Lifeline(comm, ending.lose_rank))
 
         def begin() -> SegmentPlan:
             held.enter_context(closing(RunLease(args.run_folder, job=os.environ.get("SLURM_JOB_ID", ""))))
             return plan_segment(args.run_folder, config, num_ranks=comm.size)
 
-        plan = told_by_rank_0(comm, begin)
+        plan = told_by_rank_0(comm, lifeline, begin)
         timer.lap("rendezvous")
         rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, stage)
         try:
-            with recorded(rank) as ledger:
+            with recorded(rank, lifeline, ending) as ledger:
                 train_rank(rank, ledger, requests, timer)
         except StoppedError as stopped:
-            comm.barrier()  # a launcher ends all ranks once one has left
             if comm.rank == 0:
                 print(f"hpcai500 train: {stopped}", file=sys.stderr, flush=True)
+            comm.barrier()  # a launcher ends all ranks once one has left
             return stopped.exit_code
         comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
         if comm.rank == 0:
@@ -113,19 +121,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def told_by_rank_0(comm: Communicator, decide: Callable[[], T]) -> T:
-    """What rank 0 decides, on all ranks; if it cannot, only rank 0 raises why and the others leave quietly."""
-    error: HpcAi500Error | None = None
+def told_by_rank_0(comm: Communicator, lifeline: Lifeline, decide: Callable[[], T]) -> T:
+    """What rank 0 decides, on all ranks; if it cannot, it says why and all ranks leave together."""
     decision: T | None = None
+    exit_code = 0
     if comm.rank == 0:
         try:
             decision = decide()
-        except HpcAi500Error as caught:
-            error = caught
-    decision, exit_code = comm.broadcast((decision, error.exit_code if error else 0))
-    if error is not None:
-        raise error
+        except HpcAi500Error as error:
+            exit_code = error.exit_code
+            print(f"hpcai500 train: {error}", file=sys.stderr, flush=True)
+    decision, exit_code = comm.broadcast((decision, exit_code))
     if exit_code:
+        lifeline.close()
         sys.exit(exit_code)
     assert decision is not None
     return decision
@@ -275,7 +283,7 @@ def describe_system(run_folder: Path, suffix: str, comm: Communicator) -> None:
 
 
 @contextmanager
-def recorded(rank: Rank) -> Iterator[LedgerWriter]:
+def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerWriter]:
     """Open this rank's ledger and close it with what became of the run; on any failure all ranks are ended."""
     from hpcai500.resume import last_head
 
@@ -306,18 +314,15 @@ def recorded(rank: Rank) -> Iterator[LedgerWriter]:
         point |= {"ledgers_sha256": plan.ledgers_sha256}
         ledger.write("resume", {**plan.checkpoint.position._asdict(), **point})
         announce(plan, comm)
+    ending.segment, ending.ledger = plan.number, ledger
     try:
         yield ledger
     except StoppedError as stopped:
         ledger.close("interrupted", str(stopped))
         raise
-    except KeyboardInterrupt:
-        _close_badly(ledger, "interrupted", "interrupted by a signal", comm, INTERRUPTED_EXIT_CODE)
-    except HpcAi500Error as error:
-        _close_badly(ledger, "failed", str(error), comm, error.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        _close_badly(ledger, "failed", f"{type(error).__name__}: {error}", comm, 1)
+    except (KeyboardInterrupt, Exception) as error:
+        lifeline.settle(error)  # does not return if another rank is the cause
+        ending.fail(error)
     ledger.close("completed", "all epochs done")
 
 
@@ -330,17 +335,6 @@ def announce(plan: SegmentPlan, comm: Communicator) -> None:
     epoch, step = plan.checkpoint.position
     where = f"epoch {epoch}, step {step}" if plan.checkpoint.path else "the beginning, since there is no checkpoint"
     print(f"hpcai500 train: segment {plan.number} of the run goes on from {where}", file=sys.stderr, flush=True)
-
-
-def _close_badly(ledger: LedgerWriter, status: str, reason: str, comm: Communicator, exit_code: int) -> None:
-    """Close the ledger as it stands and end all ranks; does not return."""
-    print(f"hpcai500 train: rank {comm.rank}: {reason}", file=sys.stderr, flush=True)
-    try:
-        ledger.close(status, reason)
-    except RecordError as error:  # a full disk must not hide why the run ended
-        print(f"hpcai500 train: rank {comm.rank}: {error}", file=sys.stderr, flush=True)
-    comm.abort(exit_code)
-    sys.exit(exit_code)
 
 
 def main(argv: list[str] | None = None) -> int:
