@@ -1,4 +1,4 @@
-"""How a rank ends when something is wrong: one line is said for all ranks, the ledger is closed, the others are ended."""
+"""How a rank ends when something is wrong: one line is said for all ranks, its ledger is closed, the others end."""
 
 from __future__ import annotations
 
