@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
 from hpcai500.errors import BackendUnavailableError, UsageError
+from hpcai500.launch.queue import Queue
 from hpcai500.launches import list_submissions
 from hpcai500.over import SUBMISSION_NAME, assemble_if_over, show_verdict
 from hpcai500.progress import PLAIN_PERIOD_S
@@ -48,12 +49,15 @@ def run(args: argparse.Namespace) -> int:
     return watch(folder)
 
 
-def watch(folder: Path, *, console: Console | None = None, period_s: float = PERIOD_S) -> int:
+def watch(
+    folder: Path, *, console: Console | None = None, queue: Queue | None = None, period_s: float = PERIOD_S
+) -> int:
     """Show a submission until all its runs are over, then its verdict.
 
     Args:
         folder: of the submission.
         console: where to show it; stdout by default.
+        queue: whom to ask; Slurm by default.
         period_s: between two looks.
 
     Returns:
@@ -64,10 +68,9 @@ def watch(folder: Path, *, console: Console | None = None, period_s: float = PER
         BackendUnavailableError: Slurm has not answered for a long time.
     """
     shown = console or Console()
-    follower = SubmissionFollower(folder.absolute())
-    shown.print(
-        f"watching {shown_path(folder)} ({follower.title}); Ctrl-C ends the watching, not the runs", highlight=False
-    )
+    follower = SubmissionFollower(folder.absolute(), queue or Queue())
+    greeting = f"watching {shown_path(folder)} ({follower.title}); Ctrl-C ends the watching, not the runs"
+    shown.print(greeting, highlight=False, soft_wrap=True)
     try:
         _show_until_over(follower, shown, period_s)
     except KeyboardInterrupt:

@@ -172,7 +172,7 @@ def ask_accounting(ids: Sequence[str]) -> dict[str, Job]:
         done = _ask(["sacct", "-X", "-n", "-P", "-j", arrays, f"--format={SACCT_FIELDS}"])
     except BackendUnavailableError:
         return {}
-    known = parseask_accounting(done.stdout)
+    known = parse_sacct(done.stdout)
     return {job: known[job] for job in ids if job in known}
 
 
@@ -218,7 +218,7 @@ def parse_squeue(text: str) -> dict[str, Job]:
     return jobs
 
 
-def parseask_accounting(text: str) -> dict[str, Job]:
+def parse_sacct(text: str) -> dict[str, Job]:
     """Jobs by id, from sacct's lines of SACCT_FIELDS; of a requeued job the last line counts."""
     jobs = {}
     for line in text.splitlines():
