@@ -94,15 +94,24 @@ def check_machine(
     Returns:
         The verdict on rank 0, None on the others.
     """
+    from hpcai500.comm.lifeline import Lifeline
     from hpcai500.edition import load_edition
     from hpcai500.probes.alone import new_report
     from hpcai500.probes.verdict import judge
 
     report = new_report(comm.rank, comm.local_rank)
-    _check_alone(report, comm, options)
-    _check_together(report, comm, options, clock_ns)
-    reports = comm.gather(report)
+    with Lifeline(comm, partial(_end, comm.rank)):
+        _check_alone(report, comm, options)
+        _check_together(report, comm, options, clock_ns)
+        reports = comm.gather(report)
     return judge(reports, load_edition()) if reports is not None else None
+
+
+def _end(rank: int, message: str) -> None:
+    """End this rank because another is gone; one of those that are left says so."""
+    if rank == 0 or message.startswith("rank 0 "):
+        print(f"FAIL  {message}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _check_alone(report: RankReport, comm: Communicator, options: CheckOptions) -> None:

@@ -372,6 +372,7 @@ def test_what_is_wrong_with_one_of_two_ranks_is_found(comm: str, tmp_path: Path)
 def test_a_rank_that_dies_ends_the_check(comm: str, tmp_path: Path) -> None:
     done = launch(comm, "death", tmp_path)
     assert done.returncode != 0
+    assert re.search(r"^FAIL  rank 1 on .* is gone", done.stderr, re.MULTILINE)
     assert not (tmp_path / "verdict.json").exists()
 
 
