@@ -10,6 +10,7 @@ Does not count: normalisation, activations, pooling, loss, optimizer, communicat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+TINY = 3 * 64 * 64  # numbers in one sample
 BATCH = 2  # normalisation refuses a batch of one sample where the feature map has shrunk to one pixel
 CONVENTION = "2 FLOP per multiply-add; convolutions and matrix products; forward and backward as executed"
 
@@ -38,20 +40,23 @@ def count_flop(build_model: Callable[[], nn.Module], input_shape: tuple[int, ...
     """Count the FLOP of one sample through the model that ``build_model`` makes.
 
     Args:
-        build_model: makes the model; it is called on the meta device, so nothing is computed or allocated.
+        build_model: makes the model; for all but tiny samples it is called on the meta device, so that nothing is
+            computed or allocated.
         input_shape: shape of one sample without the batch axis, for example (3, 224, 224).
 
     Returns:
-        The counts for one sample. They do not depend on the precision or the memory format.
+        The counts for one sample. They do not depend on the precision, the memory format or the device.
     """
-    with torch.device("meta"):
+    # For tiny samples computing is quicker: the meta device makes torch import sympy, which takes longer than torch.
+    device = "cpu" if math.prod(input_shape) <= TINY else "meta"
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device(device),
+    ):  # the model that is trained begins as without this one
         model = build_model()
-        samples = torch.empty((BATCH, *input_shape))
-    with FlopCounterMode(display=False) as forward_counter, torch.no_grad():
-        model(samples)
-    with FlopCounterMode(display=False) as training_counter:
+        samples = torch.zeros((BATCH, *input_shape))
+    with FlopCounterMode(display=False) as counter:
         output: Tensor = model(samples)
+        forward = counter.get_total_flops()
         torch.autograd.backward(output.sum())
-    return FlopCount(
-        forward=forward_counter.get_total_flops() // BATCH, training=training_counter.get_total_flops() // BATCH
-    )
+    return FlopCount(forward=forward // BATCH, training=counter.get_total_flops() // BATCH)

@@ -74,3 +74,12 @@ def test_a_block_starts_as_the_identity() -> None:
     block = model.layer1[1].eval()
     features = torch.rand(1, 256, 4, 4)
     torch.testing.assert_close(block(features), features)
+
+
+def test_the_count_depends_on_no_device_and_leaves_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    computed = count_flop(lambda: ResNet50(num_classes=10), (3, 32, 32))
+    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setattr("hpcai500.flop.TINY", 0)
+    assert count_flop(lambda: ResNet50(num_classes=10), (3, 32, 32)) == computed

@@ -86,6 +86,8 @@ class ResNet50(nn.Module):
         return scores
 
     def _initialise(self) -> None:
+        if self.fc.weight.is_meta:
+            return  # to count FLOP; there are no values to set, and torch would import sympy for it, which takes 0.4 s
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # He et al., "Delving Deep into Rectifiers", ICCV 2015, equation 14 (backward form).
