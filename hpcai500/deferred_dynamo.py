@@ -37,7 +37,7 @@ class DeferredDynamo(types.ModuleType):
 
 
 def defer_dynamo() -> None:
-    """From now on import the compiler only when it is needed; after ``import torch``. Nothing if it is there already."""
+    """From now on import the compiler only when something of it is needed; nothing if it is there already."""
     import torch
 
     if NAME not in sys.modules:
