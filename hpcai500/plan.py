@@ -354,4 +354,5 @@ def open_source(path: Path, size: Size, *, num_ranks: int) -> DataSource:
             f"--ranks {num_ranks} is more than the {size.num_validation_samples} validation samples of size "
             f"{size.name!r}; give fewer ranks"
         )
-    return DataSource(path=str(path.absolute()), dataset_sha256=info.dataset_sha256, source=source)
+    absolute = os.path.abspath(path)  # noqa: PTH100, since a symbolic link is a name of the file worth keeping
+    return DataSource(path=absolute, dataset_sha256=info.dataset_sha256, source=source)

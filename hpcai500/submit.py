@@ -14,11 +14,12 @@ from pathlib import Path
 
 from hpcai500.command import INTERRUPTED_EXIT_CODE, LOST_RANK_EXIT_CODE, STOPPED_EXIT_CODE, run_command
 from hpcai500.errors import HpcAi500Error, RunError, UsageError
+from hpcai500.last_words import saved_position
 from hpcai500.launch.launch_config import read_launch_config, write_launch_config
 from hpcai500.launches import Outcome, note_end, note_launch, note_start, note_submission
+from hpcai500.over import SUBMISSION_NAME, show_verdict
 from hpcai500.plan import DEFAULT_LEVEL, DEFAULT_SEED, DEFAULT_SIZE, DEFAULT_WORKLOAD, Plan, make_plan
 from hpcai500.submission import assemble_submission, write_json
-from hpcai500.verify import print_verdict, verify_submission
 
 EPILOG = """examples:
   hpcai500 submit --size mini --data data/mini.h5 --ranks 2              on this machine
@@ -190,7 +191,7 @@ def train_in_job(plan: Plan) -> int:
     """Drive the runs one after the other in the job that this process is part of.
 
     A run that failed takes the others not with it: each has a seed of its own. One that is to go on later, after the
-    scheduler has started the job again, ends the work here.
+    scheduler has started the job again, ends the work here. The last one assembles the submission.
     """
     from hpcai500.job import run_job
 
@@ -201,8 +202,7 @@ def train_in_job(plan: Plan) -> int:
         if code not in (0, 1):
             return code
         worst = max(worst, code)
-    path = plan.folder / "submission.json"
-    return show_verdict(path) if path.exists() and worst == 0 else worst
+    return worst
 
 
 def train_here(plan: Plan) -> int:
@@ -226,10 +226,11 @@ def train_run(plan: Plan, number: int) -> None:
     config, folder = plan.configs[number - 1], run_folder(plan, number)
     title = f"run {number}/{len(plan.configs)}"
     follower = RunFollower(folder, num_epochs=plan.size.epochs, num_ranks=plan.launch.num_ranks)
-    note_start(plan.folder, number, nodes=[os.uname().nodename], position=(0, 0))
+    position = saved_position(folder)
+    note_start(plan.folder, number, nodes=[os.uname().nodename], position=(position.epoch, position.step))
     with ProgressDisplay(follower, title=title):
         exit_code = run_ranks(str(config.settings["communicator"]), plan.launch.num_ranks, rank_words(plan, folder))
-    state = follower.poll()
+    position = saved_position(folder)
     reason = "all epochs done" if exit_code == 0 else f"its ranks ended with exit code {exit_code}"
     note_end(
         plan.folder,
@@ -237,7 +238,7 @@ def train_run(plan: Plan, number: int) -> None:
         outcome=_outcome(exit_code),
         exit_code=exit_code,
         reason=reason,
-        position=(state.epoch, 0),
+        position=(position.epoch, position.step),
     )
     if exit_code != 0:
         again = f"go on with `hpcai500 submit --resume {os.path.relpath(plan.folder)}`"
@@ -272,20 +273,10 @@ def rank_words(plan: Plan, folder: Path) -> list[str]:
 
 def judge(plan: Plan) -> int:
     """Assemble the submission from its runs, verify it and say where everything lies."""
-    path = plan.folder / "submission.json"
+    path = plan.folder / SUBMISSION_NAME
     folders = [run_folder(plan, number) for number in range(1, len(plan.configs) + 1)]
     assemble_submission(folders, path, submitter=plan.launch.submitter)
-    return show_verdict(path)
-
-
-def show_verdict(path: Path) -> int:
-    """Verify an assembled submission; returns 0 if it is valid."""
-    verdict = verify_submission(path)
-    print()
-    print_verdict(verdict)
-    shown = os.path.relpath(path)
-    print(f"\nsubmission: {shown}\nverify it: hpcai500-verify {shown}")
-    return 0 if verdict.valid else 1
+    return 0 if show_verdict(path) else 1
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -115,7 +115,7 @@ def _slurm(args: argparse.Namespace, site: Site) -> Layout:
     """In the queue; login nodes have no GPUs, so it is what is asked for that decides about the device."""
     num_nodes = 1 if args.nodes is None else args.nodes
     _check_positive("--nodes", num_nodes)
-    gpus = _first(args.gpus_per_node, site.gpus_per_node, 0)
+    gpus = _first(args.gpus_per_node, None if args.device == "cpu" else site.gpus_per_node, 0)
     ranks = _ranks_per_node(args, num_nodes)
     ranks = _first(ranks, site.ranks_per_node, gpus or 1)
     return _checked(Layout(num_nodes, ranks, gpus, _device(args.device, gpus), site.cpus_per_rank))
@@ -136,7 +136,7 @@ def _allocation(args: argparse.Namespace, site: Site, environ: Mapping[str, str]
             f"submit it with `sbatch --nodes={args.nodes}`"
         )
     given = _number(env.get("SLURM_GPUS_ON_NODE")) or _number(env.get("SLURM_GPUS_PER_NODE")) or 0
-    gpus = _first(args.gpus_per_node, given)
+    gpus = _first(args.gpus_per_node, 0 if args.device == "cpu" else given)
     if gpus > given:
         raise UsageError(
             f"--gpus-per-node {gpus} is more than the {given} that this job has on a node; "
