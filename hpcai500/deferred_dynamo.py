@@ -43,7 +43,7 @@ def defer_dynamo() -> None:
     if NAME not in sys.modules:
         stand_in = DeferredDynamo(NAME)
         sys.modules[NAME] = stand_in
-        torch._dynamo = stand_in  # type: ignore[assignment]
+        torch._dynamo = stand_in
 
 
 def load_dynamo() -> types.ModuleType:

@@ -169,7 +169,8 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
         workload = open_workload(
             config.workload, settings, num_classes=pipeline.num_classes, num_ranks=comm.size, device=comm.device
         )
-        flop = workload.count_flop()
+        flop = comm.broadcast(workload.count_flop() if comm.rank == 0 else None)  # seconds of processor time
+        assert flop is not None
         checkpoints = Checkpoints(
             run_folder / "checkpoints", every_s=float(settings["checkpoint_every_s"]), segment=plan.number
         )
