@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcai500.comm.network import (
+    DEFAULTS,
     VARIABLES,
     address_of,
     infiniband_device,
@@ -33,10 +34,13 @@ def test_what_a_user_set_for_one_library_stays() -> None:
     assert environ["GLOO_SOCKET_IFNAME"] == "lo"
 
 
-def test_without_a_choice_nothing_is_set() -> None:
+def test_without_a_choice_only_the_defaults_are_set() -> None:
     environ: dict[str, str] = {}
     use_chosen_network(environ)
-    assert environ == {}
+    assert environ == DEFAULTS
+    environ = {"OMPI_MCA_btl": "self,tcp"}
+    use_chosen_network(environ)
+    assert environ == {"OMPI_MCA_btl": "self,tcp"}
 
 
 def test_an_unknown_interface_is_refused_with_those_that_exist() -> None:

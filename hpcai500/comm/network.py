@@ -29,6 +29,9 @@ VARIABLES = {
     "UCX_NET_DEVICES": "{device}",  # UCX, which Open MPI takes where there is InfiniBand
     "FI_TCP_IFACE": "{name}",  # MPICH's libfabric
 }
+# Set whatever the network. Open MPI 5 looks for fabrics for one-sided messages, which nobody here sends, and sleeps a
+# second meanwhile: MPI starts in 0.2 s instead of 1.2 s without. Two-sided messages use fabrics as before (mtl/ofi).
+DEFAULTS = {"OMPI_MCA_btl": "^ofi"}
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 
 
@@ -59,15 +62,15 @@ def infiniband_device(interface: str, sysfs: Path) -> str | None:
 
 
 def use_chosen_network(environ: MutableMapping[str, str]) -> None:
-    """Set the variables of the interface that HPCAI500_NETWORK_INTERFACE names, if any; those already set stay.
+    """Set DEFAULTS, and the variables of the interface that HPCAI500_NETWORK_INTERFACE names; those already set stay.
 
     Raises:
         UnknownNameError: this machine has no such interface.
     """
     interface = environ.get(INTERFACE_VARIABLE)
-    if interface:
-        for variable, value in network_variables(interface).items():
-            environ.setdefault(variable, value)
+    variables = network_variables(interface) if interface else {}
+    for variable, value in (DEFAULTS | variables).items():
+        environ.setdefault(variable, value)
 
 
 def interface_towards(host: str) -> str | None:
