@@ -7,7 +7,6 @@ batch step again after a requeue; the ranks then go on from the newest checkpoin
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -21,8 +20,9 @@ from types import FrameType
 
 from hpcai500 import launches
 from hpcai500.errors import HpcAi500Error, RecordError
+from hpcai500.failure import failure_path, read_failure
 from hpcai500.formats import RunConfig, read_config
-from hpcai500.job_end import Decision, End, RankFailure, decide
+from hpcai500.job_end import Decision, End, decide
 from hpcai500.last_words import describe_before, next_segment, saved_position
 from hpcai500.launch.launch_config import LaunchConfig, read_launch_config
 from hpcai500.launch.queue import JobRecord, ask_accounting, ask_controller, expand_nodes, requeue
@@ -201,7 +201,7 @@ class JobDriver:
         end = End(
             exit_code=exit_code,
             is_complete=exit_code == 0 and (self.run_folder / "result.json").exists(),
-            failure=read_rank_failure(self.run_folder, segment),
+            failure=read_failure(self.run_folder, segment),
             bad_end=self._step.first_bad_end if self._step else None,
             stop_asked=self._stop_asked,
             terminated=self._terminated,
@@ -273,20 +273,6 @@ class JobDriver:
         }
         self.say(sentences.get(decision.outcome, f"{decision.outcome}: {decision.reason}"))
         return decision
-
-
-def failure_path(run_folder: Path, segment: int) -> Path:
-    """Where ranks note the first failure of a segment."""
-    return run_folder / "failures" / f"segment-{segment:03d}.json"
-
-
-def read_rank_failure(run_folder: Path, segment: int) -> RankFailure | None:
-    """What a rank noted about the first failure of a segment."""
-    try:
-        noted = json.loads(failure_path(run_folder, segment).read_text(encoding="utf-8"))
-        return RankFailure(noted["rank"], noted["host"], noted["reason"], noted["exit_code"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _put_aside(path: Path) -> None:

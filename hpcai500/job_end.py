@@ -5,21 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hpcai500.command import INTERRUPTED_EXIT_CODE, LOST_RANK_EXIT_CODE, STOPPED_EXIT_CODE
+from hpcai500.failure import Failure
 from hpcai500.launch.launch_config import LaunchConfig
 from hpcai500.launch.queue import JobRecord
 from hpcai500.launch.step_output import BadEnd
 from hpcai500.launches import Outcome
 from hpcai500.record import Position
-
-
-@dataclass(frozen=True)
-class RankFailure:
-    """What a rank noted about the first failure of a segment."""
-
-    rank: int
-    host: str
-    reason: str
-    exit_code: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class End:
 
     exit_code: int
     is_complete: bool
-    failure: RankFailure | None = None
+    failure: Failure | None = None
     bad_end: BadEnd | None = None
     stop_asked: bool = False
     terminated: bool = False
@@ -75,13 +66,20 @@ class End:
             (self.terminated and self.record.state == "TIMEOUT", "the time limit came before a checkpoint"),
             (self.record.is_preempted, "a job of higher priority was given its nodes"),
             (bad_end is not None and bad_end.exit_code is None, bad_end.describe() if bad_end else ""),
-            (failed, failure.reason if failure else ""),
+            (failed, _describe_failure(failure) if failure else ""),
             (self.stop_asked, "its time limit was near"),
             (ended_badly, bad_end.describe() if bad_end else ""),
             (self.terminated, "Slurm took its nodes away"),
             (self.exit_code == STOPPED_EXIT_CODE, "it was told to stop"),
         ]
         return next((words for holds, words in causes if holds), f"its ranks ended with exit code {self.exit_code}")
+
+
+def _describe_failure(failure: Failure) -> str:
+    """Who failed and why; that a rank is gone is noted by another one, and names the rank itself."""
+    if failure.exit_code == LOST_RANK_EXIT_CODE:
+        return failure.reason
+    return f"rank {failure.rank} on {failure.host}: {failure.reason.removeprefix(f'rank {failure.rank}: ')}"
 
 
 @dataclass(frozen=True)

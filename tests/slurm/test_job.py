@@ -112,7 +112,7 @@ def test_runs_of_an_array_are_assembled_by_the_last_though_the_watcher_was_kille
     command = [sys.executable, "-m", "hpcai500", "watch"]  # finds the newest submission by itself
     watcher = subprocess.Popen(command, env=submitted.env, cwd="/", stdout=subprocess.PIPE, text=True)
     assert watcher.stdout is not None
-    assert str(submitted.folder) in watcher.stdout.readline()
+    assert f"watching {submitted.folder.relative_to('/')}" in watcher.stdout.readline()
     assert "run 1: in the queue" in watcher.stdout.readline()
     os.kill(watcher.pid, signal.SIGKILL)
     watcher.communicate()
