@@ -45,13 +45,14 @@ def plan_rest(args: argparse.Namespace) -> Plan:
     for name, word in FIXED_WORDS.items():
         if getattr(args, name) not in (None, []):
             raise UsageError(f"{word} cannot be given with --resume, which goes on with what {str(folder)!r} says")
-    before = read_launch_config(folder)
     configs, left = read_runs(folder)
+    before = read_launch_config(folder)
     check_idle(folder, left)
     found = find_site(args.site) if args.site else FoundSite(found_by="the submission")
     launch = _new_launch(args, before, configs[0], site_of(before, found.site))
+    queue_limit_s = check_queue(launch)
     check_ranks(folder, configs, left, launch)
-    return _plan(folder, configs, left, launch, found, queue_limit_s=check_queue(launch))
+    return _plan(folder, configs, left, launch, found, queue_limit_s=queue_limit_s)
 
 
 def plan_restart(folder: Path) -> Plan:

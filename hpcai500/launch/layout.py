@@ -42,6 +42,8 @@ def make_launch(args: argparse.Namespace, site: Site) -> tuple[LaunchConfig, str
     cluster: Cluster = args.cluster or ("slurm" if args.nodes is not None else "local")
     layout = {"local": _local, "slurm": _slurm, "allocation": _allocation}[cluster](args, site)
     set_by_site = {key: value for key in _SAME_KEYS if (value := getattr(site, key, None)) is not None}
+    if args.runs_at_once is not None:
+        _check_positive("--runs-at-once", args.runs_at_once)
     typed = {key: value for key in _SAME_KEYS if (value := getattr(args, key, None)) is not None}
     selfcheck = "off" if args.no_selfcheck or cluster == "local" else args.selfcheck
     if selfcheck is not None:
@@ -203,9 +205,9 @@ def _ranks_per_node(args: argparse.Namespace, num_nodes: int) -> int | None:
 
 
 def _checked(layout: Layout) -> Layout:
-    _check_positive("--ranks-per-node", layout.ranks_per_node)
     if layout.gpus_per_node < 0:
         raise UsageError(f"--gpus-per-node {layout.gpus_per_node} is not possible; give at least 0")
+    _check_positive("--ranks-per-node", layout.ranks_per_node)
     if layout.device == "cuda" and layout.ranks_per_node > layout.gpus_per_node:
         raise UsageError(
             f"--ranks-per-node {layout.ranks_per_node} is more than the {layout.gpus_per_node} GPUs of a node, and "
