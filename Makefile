@@ -70,5 +70,5 @@ $(VENV)/.installed-run: setup.cfg setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed-run tools/install_debian_packages.sh
 	tools/install_debian_packages.sh
-	$(INSTALL) --editable '.[mpi,dali,launch,dev,docs]'
+	$(INSTALL) --editable '.[mpi,dali,dev,docs]'
 	@touch $@
