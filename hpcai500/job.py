@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 
 from hpcai500 import launches
+from hpcai500.comm.launchers import expand_nodes
 from hpcai500.errors import HpcAi500Error, RecordError
 from hpcai500.failure import failure_path, read_failure
 from hpcai500.formats import RunConfig, read_config
 from hpcai500.job_end import Decision, End, decide
 from hpcai500.last_words import describe_before, next_segment, saved_position
 from hpcai500.launch.launch_config import LaunchConfig, read_launch_config
-from hpcai500.launch.queue import JobRecord, ask_accounting, ask_controller, expand_nodes, requeue
+from hpcai500.launch.queue import JobRecord, ask_accounting, ask_controller, requeue
 from hpcai500.launch.step import RankStep, rank_command, step_command, step_environment
 from hpcai500.over import assemble_if_over
 from hpcai500.record import Position

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcai500.errors import BackendUnavailableError
-from hpcai500.launch.queue import Queue, expand_nodes, parse_sacct, parse_scontrol, parse_squeue, reason_in_words
+from hpcai500.launch.queue import Queue, parse_sacct, parse_scontrol, parse_squeue, reason_in_words
 from hpcai500.launch.step_output import BadEnd, LauncherOutput
 
 SQUEUE = """\
@@ -131,10 +131,6 @@ def test_a_controller_that_does_not_answer_is_said(commands: Path) -> None:
 def test_no_slurm_here_is_said(commands: Path) -> None:
     with pytest.raises(BackendUnavailableError, match="'squeue' is not on PATH, so there is no Slurm here"):
         Queue().ask(["17"])
-
-
-def test_node_names_without_brackets_need_no_slurm(commands: Path) -> None:
-    assert expand_nodes("node1,node7") == ["node1", "node7"]
 
 
 SRUN_EXIT = b"""\

@@ -303,13 +303,3 @@ def requeue(job: str) -> str:
     except BackendUnavailableError as error:
         return str(error)
     return "" if done.returncode == 0 else done.stderr.strip() or f"scontrol ended with exit code {done.returncode}"
-
-
-def expand_nodes(nodes: str) -> list[str]:
-    """Host names of Slurm's short form: "node[1-2]" is node1 and node2."""
-    if "[" not in nodes:
-        return [node for node in nodes.split(",") if node]
-    try:
-        return _ask(["scontrol", "show", "hostnames", nodes]).stdout.split()
-    except BackendUnavailableError:
-        return [nodes]
