@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,4 +254,34 @@ def test_a_second_job_on_the_same_run_folder_is_refused_and_the_first_goes_on(sm
     assert first.returncode == 0
     code, output = finish(run_folder)
     assert "is complete; make a new one" in output
+    assert_valid(run_folder)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 60 MB: room for ledgers, not for the 190 MB of a checkpoint."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.mpi
+def test_a_full_disk_ends_the_run_with_one_line_and_with_more_room_it_goes_on(
+    smoke_data: Path, small_disk: Path, undisturbed: Path
+) -> None:
+    run_folder = make_run(small_disk / "runs", smoke_data, comm="mpi")
+    code, output = finish(run_folder)
+    assert code != 0
+    lines = [line for line in output.splitlines() if line.startswith("hpcai500 train:")]
+    assert len(lines) == 1, output
+    assert "rank 0 on" in lines[0]
+    assert "cannot be written; free some space there and resume the run" in lines[0]
+    subprocess.run(["mount", "-o", "remount,size=700m", str(small_disk)], check=True)
+    code, output = finish(run_folder)
+    assert code == 0, output
+    assert curve(run_folder) == curve(undisturbed)
     assert_valid(run_folder)
