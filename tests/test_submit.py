@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -271,11 +272,21 @@ def test_ctrl_c_closes_the_ledgers_and_leaves_no_process(communicator: str, smok
     assert processes_with(str(tmp_path)) == []
 
 
-def test_a_killed_rank_ends_the_run(smoke_data: Path, tmp_path: Path) -> None:
-    process = start_and_wait_for_training(smoke_data, tmp_path / "out")
-    first, *_ = events(tmp_path / "out" / "run-1")
-    os.kill(first.pid, signal.SIGKILL)
+@pytest.mark.parametrize(("communicator", "killed"), [("torchdist", 0), pytest.param("mpi", 1, marks=pytest.mark.mpi)])
+def test_a_killed_rank_ends_the_run_and_is_named_in_one_line(
+    communicator: str, killed: int, smoke_data: Path, tmp_path: Path
+) -> None:
+    process = start_and_wait_for_training(smoke_data, tmp_path / "out", "--set", f"communicator={communicator}")
+    run = tmp_path / "out" / "run-1"
+    opened = next(read_ledger(run / "ledger" / f"rank-0000{killed}.jsonl")).value
+    os.kill(opened.pid, signal.SIGKILL)
     _, error = process.communicate(timeout=60)
+    reason = f"rank {killed} on {socket.gethostname()} is gone: its process has ended; the run can be resumed"
+    assert [line for line in error.splitlines() if "rank" in line and line.startswith("hpcai500 train")] == [
+        f"hpcai500 train: {reason}"
+    ]
+    closes = [value for value in events(run) if type(value).__name__ == "RunClose"]
+    assert [(close.status, close.reason) for close in closes] == [("interrupted", reason)]
     assert process.returncode == 1
     assert "run 1/1 ended with exit code" in error
     assert processes_with(str(tmp_path)) == []
