@@ -78,7 +78,7 @@ class End:
 def _describe_failure(failure: Failure) -> str:
     """Who failed and why; that a rank is gone is noted by another one, and names the rank itself."""
     if failure.exit_code == LOST_RANK_EXIT_CODE:
-        return failure.reason
+        return failure.reason.removesuffix("; the run can be resumed")
     return f"rank {failure.rank} on {failure.host}: {failure.reason.removeprefix(f'rank {failure.rank}: ')}"
 
 

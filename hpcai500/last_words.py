@@ -9,6 +9,7 @@ from hpcai500.events import Checkpoint, RunClose
 from hpcai500.launches import Launch
 from hpcai500.record import Position, Segment, list_ledgers, read_segments
 
+NO_WORD = " left no last word"
 MAX_NAMED = 4  # ranks or nodes that a line names; of more it gives the number
 
 
@@ -40,7 +41,8 @@ def describe_before(run_folder: Path, last: Launch) -> str:
     else:  # whoever was to note the end is gone itself
         known = f"the job's own process on {last.host or 'its first node'} left no last word"
     silent = describe_silent_ranks(run_folder)
-    return f"{known}; {silent}" if silent else known
+    is_said = not silent or silent.removesuffix(NO_WORD) in known
+    return known if is_said else f"{known}; {silent}"
 
 
 def describe_silent_ranks(run_folder: Path) -> str:
@@ -56,7 +58,7 @@ def describe_silent_ranks(run_folder: Path) -> str:
         parts += [f"{_name_ranks(ranks)} on {host}" for host, ranks in by_host.items()]
     if unopened:
         parts.append(f"{_name_ranks(unopened)}, which had not begun,")
-    return f"{' and '.join(parts)} left no last word" if parts else ""
+    return f"{' and '.join(parts)}{NO_WORD}" if parts else ""
 
 
 def _silent_ranks(segment: Segment) -> tuple[dict[str, list[int]], list[int]]:
