@@ -15,7 +15,8 @@ SRUN_TASK = re.compile(rb"^srun: error: (?P<host>[^:\s]+): tasks? (?P<ranks>[\d,
 SRUN_NODE = re.compile(rb"^srun: error: Node failure on (?P<host>\S+)")
 SRUN_CHATTER = re.compile(
     rb"^srun: (launch/slurm: |launch/generic: |Terminating |Job step aborted|Force Terminated|forcing job termination"
-    rb"|got SIGCONT|error: Timed out waiting for job step to complete|First task exited|StepId=|cluster configuration lacks support for cpu binding)"
+    rb"|got SIGCONT|First task exited|StepId=|error: Timed out waiting for job step to complete"
+    rb"|cluster configuration lacks support for cpu binding)"
     rb"|^slurmstepd-[^:]*: error: \*\*\* STEP \S+ ON \S+ CANCELLED AT \S+ \*\*\*$"
     rb"|^mpirun[^:]*: Forwarding signal \d+ to job$"
 )
