@@ -35,11 +35,6 @@ class PhaseTimer:
         self.phase_ns[phase] += now_ns - self._last_ns
         self._last_ns = now_ns
 
-    def move(self, source: str, target: str, amount_ns: int) -> None:
-        """Move time that was spent inside one phase on behalf of another."""
-        self.phase_ns[source] -= amount_ns
-        self.phase_ns[target] += amount_ns
-
     def skip(self) -> None:
         """Forget the time since the last lap: it is accounted for elsewhere."""
         self._last_ns = time.perf_counter_ns()

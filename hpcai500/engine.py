@@ -123,7 +123,6 @@ class Engine:
 
             self.exchange.finish()
             timer.lap("communication")
-            timer.move("forward_backward", "communication", self.exchange.exposed_in_backward_ns)
 
             self.scaler.step(self.optimizer)
             self.scaler.update()

@@ -48,10 +48,8 @@ def test_all_time_belongs_to_a_phase() -> None:
         time.sleep(0.002)
         timer.lap(phase)
     passed_ns = time.perf_counter_ns() - begin_ns
-    timer.move("forward_backward", "communication", 1_000_000)
     phases = timer.take()
     assert all(amount >= 2_000_000 for amount in phases.values())
-    assert phases["communication"] - phases["forward_backward"] > 1_000_000
     assert 16_000_000 <= sum(phases.values()) <= passed_ns
     assert sum(timer.take().values()) == 0
 

@@ -12,7 +12,7 @@ which parameters no rank used, without a message of its own.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from hpcai500.comm.communicator import GradientExchange
 from hpcai500.errors import UsageError
 
 BUCKET_BYTES = 25 * 2**20  # DistributedDataParallel's bucket_cap_mb
+SUMMED_BY_ALL = (torch.float32, torch.float64)  # what MPI and Horovod have a sum for
 FIRST_BUCKET_BYTES = 2**20  # its first bucket is small, so that communication starts early
 
 
@@ -88,13 +89,29 @@ class Bucket:
                 self.parameters[position].grad = self.views[position]
 
 
-def pack(parameters: Iterable[nn.Parameter], *, bucket_bytes: int, pin_host: bool = False) -> list[Bucket]:
-    """Buckets of parameters in reverse order, each of one data type, the first small; equal on all ranks."""
+def pack(
+    parameters: Iterable[nn.Parameter],
+    *,
+    bucket_bytes: int,
+    pin_host: bool = False,
+    dtypes: Sequence[torch.dtype] | None = SUMMED_BY_ALL,
+) -> list[Bucket]:
+    """Buckets of parameters in reverse order, each of one data type, the first small; equal on all ranks.
+
+    Args:
+        parameters: of a module; those that need no gradient are left out.
+        bucket_bytes: a bucket is full when it has at least so many bytes of gradients.
+        pin_host: give every bucket a copy in host memory.
+        dtypes: what the library can sum; None if anything.
+
+    Raises:
+        UsageError: a parameter is of another data type.
+    """
     buckets: list[Bucket] = []
     current: list[nn.Parameter] = []
     num_bytes = 0
     for parameter in reversed([parameter for parameter in parameters if parameter.requires_grad]):
-        if parameter.dtype not in (torch.float32, torch.float64):
+        if dtypes is not None and parameter.dtype not in dtypes:
             raise UsageError(
                 f"gradients of dtype {parameter.dtype} cannot be summed by MPI or Horovod; "
                 "keep parameters in float32 (bf16 autocast does) or choose communicator torchdist"
@@ -114,13 +131,18 @@ class BucketExchange(GradientExchange):
     """The half of a bucketed exchange that does not depend on the library; subclasses move one bucket at a time.
 
     Calls of ``_start`` come from hooks inside backward, in the order of buckets; ``_wait`` from ``finish``.
+
+    Attributes:
+        dtypes: of gradients that the library can sum; None if any.
     """
+
+    dtypes: Sequence[torch.dtype] | None = SUMMED_BY_ALL
 
     def __init__(
         self, module: nn.Module, calls: Calls, *, bucket_bytes: int = BUCKET_BYTES, pin_host: bool = False
     ) -> None:
         self.module, self.calls = module, calls
-        self.buckets = pack(module.parameters(), bucket_bytes=bucket_bytes, pin_host=pin_host)
+        self.buckets = pack(module.parameters(), bucket_bytes=bucket_bytes, pin_host=pin_host, dtypes=self.dtypes)
         self._num_started = 0
         for bucket in self.buckets:
             for position, parameter in enumerate(bucket.parameters):

@@ -66,7 +66,7 @@ class _HasCalls(Protocol):
 
 
 def collective(words: str) -> Callable[[Method], Method]:
-    """Decorator of a blocking collective method: notes the call while it lasts, which costs 0.5 us.
+    """Decorator of a blocking collective method: notes the call while it lasts, which costs about 1 us.
 
     An error of the library becomes a CommunicationError that names call, rank and node. Within another call nothing is
     noted: a barrier made of an all-reduce is one call.

@@ -63,12 +63,9 @@ class GradientExchange(ABC):
 
     Attributes:
         module: call this one for the forward pass; it may be a wrapper of the module that was given.
-        exposed_in_backward_ns: the part of the last backward pass in which nothing was computed and only
-            communication was waited for, in nanoseconds; 0 where all waiting happens in ``finish``.
     """
 
     module: nn.Module
-    exposed_in_backward_ns: int = 0
 
     @abstractmethod
     def finish(self) -> None:
@@ -117,14 +114,12 @@ class Communicator(ABC):
         """Return when all ranks have called it."""
 
     @abstractmethod
-    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
         """Prepare the exchange of gradients of a module that is the same on all ranks (see broadcast_module).
 
         Args:
             module: on ``device``; its parameters get hooks, so exchange a module only once.
             optimizer: steps after ``finish``; it may hold parameters of this module in any order.
-            unused_parameters: some backward passes may leave parameters without gradient. torch.distributed then
-                searches the graph in every step; the others always cope.
         """
 
     @abstractmethod

@@ -110,7 +110,7 @@ class HorovodCommunicator(Communicator):
     def barrier(self) -> None:
         self._hvd.barrier()
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
         self._num_exchanges += 1
         return HorovodExchange(module, self.calls, self._hvd, self._num_exchanges)
 

@@ -76,6 +76,13 @@ def _initialize(mpi: Any) -> None:
         comm.Set_errhandler(mpi.ERRORS_RETURN)
 
 
+def wait_for_all(comm: Any) -> None:
+    """Return when all ranks have called this. A blocking call of MPI spins instead, and may hold a late rank's core."""
+    everyone_here = comm.Ibarrier()
+    while not everyone_here.Test():
+        time.sleep(POLL_INTERVAL_S)
+
+
 class MpiExchange(BucketExchange):
     """All-reduces full buckets in a thread while backward goes on.
 
@@ -119,9 +126,7 @@ class MpiExchange(BucketExchange):
             with torch.cuda.stream(self._stream):
                 bucket.host.copy_(bucket.flat, non_blocking=True)
             self._stream.synchronize()
-        everyone_here = self._comm.Ibarrier()
-        while not everyone_here.Test():
-            time.sleep(POLL_INTERVAL_S)
+        wait_for_all(self._comm)
         self._comm.Allreduce(self._mpi.IN_PLACE, bucket.host.numpy(), self._mpi.SUM)
         bucket.host.div_(self._comm.Get_size())
         if self._stream is not None:
@@ -154,6 +159,7 @@ class MpiCommunicator(Communicator):
 
     @collective("allreduce")
     def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
+        wait_for_all(self._comm)
         values = np.asarray(values, order="C")
         result = np.empty_like(values)
         self._comm.Allreduce(values, result, getattr(self._mpi, op.upper()))
@@ -161,21 +167,24 @@ class MpiCommunicator(Communicator):
 
     @collective("allgather")
     def allgather(self, obj: T) -> list[T]:
+        wait_for_all(self._comm)
         return self._comm.allgather(obj)  # type: ignore[no-any-return]
 
     @collective("gather")
     def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        wait_for_all(self._comm)
         return self._comm.gather(obj, root=root)  # type: ignore[no-any-return]
 
     @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
+        wait_for_all(self._comm)
         return self._comm.bcast(obj, root=root)  # type: ignore[no-any-return]
 
     @collective("barrier")
     def barrier(self) -> None:
-        self._comm.Barrier()
+        wait_for_all(self._comm)
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
         comm = self._comm.Dup()  # the thread's own, so that the main thread's calls cannot mix with it
         exchange = MpiExchange(module, self.calls, comm, self._mpi, device=self.device)
         self._exchanges.append((exchange, comm))
@@ -196,8 +205,10 @@ class MpiCommunicator(Communicator):
         self._mpi.Finalize()
 
     def _broadcast_flat(self, flat: Tensor) -> None:
+        wait_for_all(self._comm)
         # As bytes: any data type, also those MPI has no name for.
         self._comm.Bcast(flat.view(torch.uint8).numpy(), root=0)
 
     def _sum_flat(self, flat: Tensor) -> None:
+        wait_for_all(self._comm)
         self._comm.Allreduce(self._mpi.IN_PLACE, flat.numpy(), self._mpi.SUM)

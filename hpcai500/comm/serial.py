@@ -55,7 +55,7 @@ class SerialCommunicator(Communicator):
     def barrier(self) -> None:
         pass
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
+    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
         return SerialExchange(module)
 
     def abort(self, exit_code: int) -> None:

@@ -1,4 +1,4 @@
-"""Ranks talking through torch.distributed: Gloo on processors, NCCL on GPUs, gradients by DistributedDataParallel.
+"""Ranks talking through torch.distributed: Gloo on processors, NCCL on GPUs.
 
 Works under every launcher of ``launchers.py``, which also says where the ranks meet.
 """
@@ -6,17 +6,15 @@ Works under every launcher of ``launchers.py``, which also says where the ranks 
 from __future__ import annotations
 
 import datetime
-import inspect
 import os
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import GradBucket, HashStore
-from torch.nn.parallel import DistributedDataParallel
+from torch._C._distributed_c10d import HashStore
 
+from hpcai500.comm.buckets import Bucket, BucketExchange
 from hpcai500.comm.calls import Calls, collective
 from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now
 from hpcai500.comm.launchers import Place, find_place, other_node, rendezvous
@@ -28,55 +26,30 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 T = TypeVar("T")
-# average_buffers does it once per evaluation, not in every step. The option's name changed in torch 2.13.
-_NO_BUFFER_SYNC: dict[str, Any] = (
-    {"forward_sync_buffers": False}
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else {"broadcast_buffers": False}
-)
 
 
-class DdpExchange(GradientExchange):
-    """DistributedDataParallel, which all-reduces buckets inside backward and waits for them there.
+class TorchDistExchange(BucketExchange):
+    """Buckets all-reduced by the library while backward goes on: by Gloo's threads, or on NCCL's own stream.
 
-    ``exposed_in_backward_ns`` is measured by a communication hook: it notes when the last bucket is handed over, which
-    happens when the last gradient exists, so nothing is left to compute; a callback of autograd that is queued behind
-    DDP's own notes when backward ends. The time between is spent waiting. On GPUs the host does not wait (NCCL's
-    streams do), so there it tells only the host's part, about 0.
+    Not DistributedDataParallel, which packs its buckets anew after the first step. A run that goes on from a checkpoint
+    would then add the gradients of three or more ranks in another order than one that never stopped.
     """
 
-    def __init__(self, module: nn.Module, calls: Calls, *, device: str, unused_parameters: bool) -> None:
-        self.calls = calls
-        self.module = DistributedDataParallel(
-            module,
-            device_ids=[torch.device(device).index or 0] if device.startswith("cuda") else None,
-            **_NO_BUFFER_SYNC,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=unused_parameters,
-        )
+    dtypes = None  # Gloo and NCCL sum any of them
+
+    def __init__(self, module: nn.Module, calls: Calls) -> None:
+        super().__init__(module, calls)
         self._size = dist.get_world_size()
-        self._last_bucket_ns = 0
-        self.module.register_comm_hook(None, lambda _, bucket: self._all_reduce(bucket))
+        self._works: dict[int, dist.Work] = {}
 
-    def _all_reduce(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        if bucket.is_last():
-            self._last_bucket_ns = time.monotonic_ns()
-            self.calls.enter("exchange of gradients")
-            # DDP queues its own callback, which waits, after this hook returns; ours must run after that one, so
-            # it is queued by a callback.
-            engine = torch.autograd.Variable._execution_engine
-            engine.queue_callback(lambda: engine.queue_callback(self._backward_ended))
-        work = dist.all_reduce(bucket.buffer().div_(self._size), async_op=True)
+    def _start(self, bucket: Bucket) -> None:
+        work = dist.all_reduce(bucket.flat, async_op=True)
         assert work is not None
-        averaged: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
-        return averaged
+        self._works[bucket.index] = work
 
-    def _backward_ended(self) -> None:
-        self.calls.leave()
-        self.exposed_in_backward_ns = time.monotonic_ns() - self._last_bucket_ns
-
-    def finish(self) -> None:
-        """Return at once: DDP has waited inside backward."""
+    def _wait(self, bucket: Bucket) -> None:
+        self._works.pop(bucket.index).wait()
+        bucket.flat.div_(self._size)
 
 
 def gloo_interface(place: Place) -> str | None:
@@ -147,8 +120,8 @@ class TorchDistCommunicator(Communicator):
     def barrier(self) -> None:
         self.allreduce(np.zeros(1))  # dist.barrier would use NCCL and its device on GPUs; this one is Gloo's
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer, *, unused_parameters: bool = False) -> GradientExchange:
-        return DdpExchange(module, self.calls, device=self.device, unused_parameters=unused_parameters)
+    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
+        return TorchDistExchange(module, self.calls)
 
     def abort(self, exit_code: int) -> None:
         exit_now(exit_code)  # the launcher ends the others; without one their next collective call fails
