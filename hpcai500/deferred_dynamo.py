@@ -3,8 +3,8 @@
 torch's optimizers import it when they are made, only to tell it that they must not be compiled. Where nothing is
 compiled that is half of the start-up of a rank: 1.8 s of processor time with torch 2.13.
 
-``defer_dynamo`` puts a stand-in where ``import torch._dynamo`` looks. It has the two functions by which the eager
-parts of torch call the compiler, doing what those do when nothing is compiled. Whoever asks it for anything else, as
+``defer_dynamo`` puts a stand-in where ``import torch._dynamo`` looks. It has the functions by which the eager parts of
+torch call the compiler, doing what those do when nothing is compiled. Whoever asks it for anything else, as
 torch.compile does, gets the real module, imported then and there.
 """
 
@@ -19,8 +19,21 @@ from typing import Any
 NAME = "torch._dynamo"
 
 
+class DeferredRules:
+    """Stands for torch._dynamo.trace_rules, of which init_process_group wants that it forgets what it looked up."""
+
+    def clear_lru_cache(self) -> None:
+        """Do nothing: nothing was looked up."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Import the real module and take the attribute from there."""
+        return getattr(load_dynamo().trace_rules, name)
+
+
 class DeferredDynamo(types.ModuleType):
     """Stands for torch._dynamo until something of it is really needed."""
+
+    trace_rules = DeferredRules()
 
     def graph_break(self, *_: Any, **__: Any) -> None:
         """Do nothing, as the real one does outside of a compilation."""

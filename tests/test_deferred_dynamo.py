@@ -10,6 +10,7 @@ import pytest
 PROGRAM = """
 import sys
 import torch
+from hpcai500.comm.communicator import open_communicator
 from hpcai500.deferred_dynamo import defer_dynamo
 defer_dynamo()
 
@@ -26,6 +27,8 @@ torch.manual_seed(0)
 model = torch.nn.Linear(3, 3)
 begin = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 eager = train(model, model)
+with open_communicator("torchdist") as comm:
+    comm.barrier()
 assert "sympy" not in sys.modules, "the compiler was imported"
 assert len([name for name in sys.modules if name.startswith("torch._dynamo")]) == 1
 assert not torch.compiler.is_compiling()
@@ -38,6 +41,7 @@ assert torch.equal(compiled, eager)
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
 """,
     "submodule": "import torch._dynamo.config as config; assert config.cache_size_limit > 0",
+    "rules": "assert torch._dynamo.trace_rules.lookup(len) is not None",
     "attribute": "from torch._dynamo import optimize; assert callable(optimize)",
     "decorator": "assert torch._dynamo.disable(recursive=False)(len)([1]) == 1",
 }
