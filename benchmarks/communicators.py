@@ -1,44 +1,77 @@
-"""What the exchange of gradients costs: a training step of ResNet-50 with each communicator and without any.
+"""What the exchange of gradients costs: a step of ResNet-50 with each communicator, without any, and with torch's own.
 
     python benchmarks/communicators.py [--ranks 2] [--batch 16] [--image-size 64] [--rounds 8] [--json FILE]
 
-Each communicator gets a launch of its own, in which steps with and without exchange alternate, so that both see the
-same machine; launches are repeated in turn. Reported are medians over all rounds of the slowest rank, in float32.
+Each communicator gets launches of its own, in turn. Within a launch three steps alternate, so that all see the same
+machine: without exchange, with the communicator's, and with DistributedDataParallel over Gloo at its best
+(gradient_as_bucket_view, static_graph, no buffers, the built-in all-reduce). float32; times are the slowest rank's.
+
+Hidden is the share of the communication that backward hides: 1 - exposed / alone. Exposed is the time after the last
+gradient exists until all means do, on the rank that comes last (on the others it is also waiting for that rank);
+alone is the time of the same all-reduces with nothing computed meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from hpcai500.comm.communicator import end_process, open_communicator
+from hpcai500.comm.communicator import Communicator, end_process, open_communicator
 from hpcai500.launch.local import run_ranks
 
 COMMUNICATORS = ("torchdist", "mpi", "horovod")
+COLUMNS = ("bare", "exchange", "ddp", "exposed", "alone")
 
 
-def measure(comm_name: str, batch: int, image_size: int, rounds: int, result: Path) -> None:
-    """Run by every rank; rank 0 writes one line per round: seconds of the slowest rank."""
+def reference(model: Any, comm: Communicator) -> Any:
+    """DistributedDataParallel at its best, over the default process group."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    if not dist.is_initialized():
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        meeting = f"{os.environ['HPCAI500_RENDEZVOUS']}-reference"
+        dist.init_process_group("gloo", init_method=meeting, rank=comm.rank, world_size=comm.size)
+    names = inspect.signature(DistributedDataParallel).parameters
+    no_buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # until torch 2.12
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=True, **{no_buffers: False})
+
+
+def communicate(exchange: Any) -> None:
+    """The all-reduces of a step, with nothing computed meanwhile."""
+    for bucket in exchange.buckets:
+        exchange._start(bucket)
+    for bucket in exchange.buckets:
+        exchange._wait(bucket)
+
+
+def measure(comm: Communicator, args: argparse.Namespace) -> list[list[float]]:
+    """Run by every rank; returns for each round the seconds of COLUMNS."""
     import numpy as np
     import torch
 
     from hpcai500.models.resnet import ResNet50
 
-    comm = open_communicator(comm_name)
     torch.manual_seed(0)
     bare = ResNet50().to(memory_format=torch.channels_last)
-    model = copy.deepcopy(bare)
-    images = torch.randn(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (batch,))
-    exchange = None
+    own, other = copy.deepcopy(bare), copy.deepcopy(bare)
+    images = torch.randn(args.batch, 3, args.image_size, args.image_size).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (args.batch,))
+    optimizers = [torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9) for module in (bare, own, other)]
+    exchange = comm.exchange(own, optimizers[1])
+    ddp = reference(other, comm)
 
-    def step(module: torch.nn.Module, optimizer: torch.optim.Optimizer, exchanging: bool) -> tuple[float, float]:
+    def step(module: Any, optimizer: torch.optim.Optimizer, exchanging: bool) -> tuple[float, float]:
         optimizer.zero_grad()
         comm.barrier()
         start = time.perf_counter()
@@ -47,22 +80,33 @@ def measure(comm_name: str, batch: int, image_size: int, rounds: int, result: Pa
         if exchanging:
             before = time.perf_counter()
             exchange.finish()
-            exposed = time.perf_counter() - before + exchange.exposed_in_backward_ns / 1e9
+            exposed = time.perf_counter() - before
         optimizer.step()
         return time.perf_counter() - start, exposed
 
-    optimizers = [torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9) for module in (bare, model)]
-    exchange = comm.exchange(model, optimizers[1])
-    lines = []
-    for number in range(rounds + 1):
-        without, _ = step(bare, optimizers[0], exchanging=False)
-        with_exchange, exposed = step(exchange.module, optimizers[1], exchanging=True)
-        slowest = comm.allreduce(np.array([without, with_exchange, exposed]), "max")
-        if number > 0:  # the first round allocates
-            lines.append(slowest.tolist())
-    if comm.rank == 0:
-        result.write_text(json.dumps(lines), encoding="utf-8")
-    comm.close()
+    rounds = []
+    for number in range(args.rounds + 2):
+        bare_s, _ = step(bare, optimizers[0], exchanging=False)
+        pair: list[Any] = [lambda: step(exchange.module, optimizers[1], True), lambda: step(ddp, optimizers[2], False)]
+        if number % 2:
+            (ddp_s, _), (own_s, exposed_s) = pair[1](), pair[0]()
+        else:
+            (own_s, exposed_s), (ddp_s, _) = pair[0](), pair[1]()
+        comm.barrier()
+        start = time.perf_counter()
+        communicate(exchange)
+        alone_s = time.perf_counter() - start
+        bare_s, own_s, ddp_s, alone_s = comm.allreduce(np.array([bare_s, own_s, ddp_s, alone_s]), "max").tolist()
+        exposed_s = comm.allreduce(np.array([exposed_s]), "min").item()
+        if number > 1:  # the first rounds allocate, and DDP finds its buckets
+            rounds.append([bare_s, own_s, ddp_s, exposed_s, alone_s])
+    return rounds
+
+
+def quartiles(values: Sequence[float]) -> str:
+    values = sorted(values)
+    lower, upper = values[len(values) // 4], values[-1 - len(values) // 4]
+    return f"{statistics.median(values):.3f} ({lower:.3f}..{upper:.3f})"
 
 
 def main() -> None:
@@ -70,7 +114,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16, help="samples per rank")
     parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=8, help="pairs of steps in each launch")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds in each launch")
     parser.add_argument("--launches", type=int, default=2, help="launches of each communicator")
     parser.add_argument("--comm", action="append", choices=COMMUNICATORS)
     parser.add_argument("--json", type=Path)
@@ -78,7 +122,10 @@ def main() -> None:
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rank_of:
-        measure(args.rank_of, args.batch, args.image_size, args.rounds, args.result)
+        with open_communicator(args.rank_of) as comm:
+            rounds_of_launch = measure(comm, args)
+            if comm.rank == 0:
+                args.result.write_text(json.dumps(rounds_of_launch), encoding="utf-8")
         return
     names = args.comm or list(COMMUNICATORS)
     rounds: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -93,16 +140,18 @@ def main() -> None:
                 rounds[name] += json.loads(result.read_text(encoding="utf-8"))
     if args.json:
         args.json.write_text(json.dumps(rounds), encoding="utf-8")
-    print(f"{'communicator':<14}{'without ms':>12}{'with ms':>10}{'exposed ms':>12}{'with / without':>24}")
+    print(f"{'medians, ms':<12}" + "".join(f"{name:>10}" for name in COLUMNS), end="")
+    print(f"{'exchange / ddp':>26}{'exchange / bare':>26}{'hidden':>26}")
     for name in names:
-        without, with_exchange, exposed = zip(*rounds[name], strict=True)
-        ratios = sorted(b / a for a, b in zip(without, with_exchange, strict=True))
-        lower, upper = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
-        medians = [1000 * statistics.median(values) for values in (without, with_exchange, exposed)]
-        print(
-            f"{name:<14}{medians[0]:>12.0f}{medians[1]:>10.0f}{medians[2]:>12.1f}"
-            f"{statistics.median(ratios):>12.3f} ({lower:.3f}..{upper:.3f})"
-        )
+        bare, own, ddp, exposed, alone = columns = list(zip(*rounds[name], strict=True))
+        print(f"{name:<12}" + "".join(f"{1000 * statistics.median(values):>10.1f}" for values in columns), end="")
+        for ratios in (
+            [b / a for a, b in zip(ddp, own, strict=True)],
+            [b / a for a, b in zip(bare, own, strict=True)],
+            [1 - b / a for a, b in zip(alone, exposed, strict=True)],
+        ):
+            print(f"{quartiles(ratios):>26}", end="")
+        print()
 
 
 if __name__ == "__main__":
