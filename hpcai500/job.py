@@ -101,6 +101,11 @@ class JobDriver:
         self._step: RankStep | None = None
         self._stop_asked = self._terminated = False
 
+    @property
+    def _folders(self) -> list[Path]:
+        """What ranks have to see, also in a container."""
+        return [self.folder, Path(self.config.data.path).parent]
+
     def say(self, words: str) -> None:
         """A line in the job's output."""
         print(f"hpcai500 job: run {self.number} {words}", flush=True)
@@ -173,8 +178,9 @@ class JobDriver:
             return None
         checked.parent.mkdir(exist_ok=True)
         communicator = str(self.config.settings["communicator"])
-        words = ["--json", str(checked), "--data", self.config.data.path, "--communicator", communicator]
-        exit_code = self._run_step(rank_command(self.launch, "hpcai500.selfcheck", *words), ranks_per_node=1)
+        words = ["--quick", "--json", str(checked), "--data", self.config.data.path, "--communicator", communicator]
+        argv = rank_command(self.launch, "hpcai500.selfcheck", *words, folders=self._folders)
+        exit_code = self._run_step(argv, ranks_per_node=1)
         if exit_code == 0:
             return None
         if checked.exists():
@@ -196,8 +202,7 @@ class JobDriver:
             str(self.run_folder),
             *(["--stage", stage, "--on-full-disk", self.launch.on_full_disk] if stage else []),
         ]
-        folders = [self.folder, Path(self.config.data.path).parent]
-        argv = rank_command(self.launch, "hpcai500.train", *words, folders=folders)
+        argv = rank_command(self.launch, "hpcai500.train", *words, folders=self._folders)
         exit_code = self._run_step(argv, segment=segment)
         end = End(
             exit_code=exit_code,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from hpcai500.command import LOST_RANK_EXIT_CODE
 from hpcai500.errors import BackendUnavailableError
 from hpcai500.launch.launch_config import LaunchConfig
 from hpcai500.launch.local import GRACE_S, LEASH, find_mpiexec, mpiexec_flavour
@@ -174,6 +175,8 @@ class RankStep:
             elif now_s - terminated_at_s > KILL_AFTER_S:
                 self.signal(signal.SIGKILL)
         self._thread.join(timeout=2.0)  # something that outlived the launcher may hold its output open
+        if returned == 0 and self._output.first is not None:
+            return LOST_RANK_EXIT_CODE  # mpirun of Open MPI 5 calls it a success when it has lost a node
         return 128 - returned if returned < 0 else returned
 
     def end(self) -> None:

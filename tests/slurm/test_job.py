@@ -190,14 +190,22 @@ def test_a_cancelled_run_is_over_and_its_canceller_is_named(submitted: Submitted
     assert submitted.cluster.wait_for_job(submitted.job)["JobState"] == "CANCELLED"
 
 
-def test_data_that_one_node_does_not_see_names_that_node(submitted: Submitted, smoke_data: Path) -> None:
+@pytest.mark.parametrize("selfcheck", ["off", "require"])
+def test_data_that_one_node_does_not_see_names_that_node(
+    selfcheck: str, submitted: Submitted, smoke_data: Path
+) -> None:
     cluster = submitted.cluster
     data = cluster.local / "smoke.h5"
     data.parent.mkdir(exist_ok=True)
     shutil.copy(smoke_data, data)  # seen here, where the plan is made, and on one of the nodes
-    cluster.run(["cp", str(smoke_data), str(data)], node="node1")
-    submitted.submit(data, "--nodes", 2, "--no-selfcheck", settings=[*STEPS, "communicator=mpi"])
+    cluster.run(["cp", str(smoke_data), str(data)], node="node1", check=True)
+    submitted.submit(data, "--nodes", 2, "--selfcheck", selfcheck, settings=[*STEPS, "communicator=mpi"])
     line = submitted.wait_for_line("hpcai500 job: run 1 failed")
-    assert "rank 1 on node2" in line
-    assert cluster.wait_for_job(submitted.job)["JobState"] == "FAILED"
-    assert submitted.cluster.job(submitted.job)["Restarts"] == "0"
+    if selfcheck == "off":
+        assert "rank 1 on node2" in line
+        assert str(data) in line
+    else:
+        assert "the self-check refused a node" in line
+        assert "node2" in next(line for line in submitted.log().splitlines() if str(data) in line)
+    job = cluster.wait_for_job(submitted.job)
+    assert (job["JobState"], job["Restarts"]) == ("FAILED", "0")
