@@ -42,7 +42,6 @@ def start_mpi() -> Any:
     try:
         import mpi4py
 
-        mpi4py.rc.thread_level = "multiple"
         # At exit mpi4py would wait for all ranks, also when this one fails: then all would hang. We finalize in close.
         mpi4py.rc.finalize = False
         mpi4py.rc.initialize = False
