@@ -59,14 +59,19 @@ class Bucket:
         self.filled = [False] * len(self.parameters)
 
     @torch.no_grad()
-    def fill(self, position: int) -> None:
-        """Take the gradient of one parameter in; from now on ``.grad`` is the view into the bucket."""
+    def fill(self, position: int, num_ranks: int) -> None:
+        """Take in this rank's part of one parameter's mean; from now on ``.grad`` is the view into the bucket.
+
+        The division costs nothing here, where the gradient is copied anyway, and is hidden behind backward.
+        """
         parameter, view = self.parameters[position], self.views[position]
         assert parameter.grad is not None
         assert not self.filled[position], "one backward pass, then finish: gradients may not be accumulated over passes"
         if parameter.grad.data_ptr() != view.data_ptr():
-            view.copy_(parameter.grad)
+            torch.div(parameter.grad, num_ranks, out=view)
             parameter.grad = view
+        else:
+            view.div_(num_ranks)
         self.marks[position] = 1.0
         self.filled[position] = True
         self.num_missing -= 1
@@ -139,9 +144,15 @@ class BucketExchange(GradientExchange):
     dtypes: Sequence[torch.dtype] | None = SUMMED_BY_ALL
 
     def __init__(
-        self, module: nn.Module, calls: Calls, *, bucket_bytes: int = BUCKET_BYTES, pin_host: bool = False
+        self,
+        module: nn.Module,
+        calls: Calls,
+        *,
+        num_ranks: int,
+        bucket_bytes: int = BUCKET_BYTES,
+        pin_host: bool = False,
     ) -> None:
-        self.module, self.calls = module, calls
+        self.module, self.calls, self._num_ranks = module, calls, num_ranks
         self.buckets = pack(module.parameters(), bucket_bytes=bucket_bytes, pin_host=pin_host, dtypes=self.dtypes)
         self._num_started = 0
         for bucket in self.buckets:
@@ -150,7 +161,7 @@ class BucketExchange(GradientExchange):
 
     def _hook(self, bucket: Bucket, position: int) -> Callable[[Tensor], None]:
         def take(_: Tensor) -> None:
-            bucket.fill(position)
+            bucket.fill(position, self._num_ranks)
             while self._num_started < len(self.buckets) and self.buckets[self._num_started].num_missing == 0:
                 self._start_next()
 
@@ -178,4 +189,4 @@ class BucketExchange(GradientExchange):
 
     @abstractmethod
     def _wait(self, bucket: Bucket) -> None:
-        """Return when ``bucket.flat`` holds the mean over ranks."""
+        """Return when ``bucket.flat`` holds its sum over ranks, which is the mean of the gradients."""

@@ -53,13 +53,13 @@ class HorovodExchange(BucketExchange):
     """Buckets handed to Horovod's background thread."""
 
     def __init__(self, module: nn.Module, calls: Calls, hvd: Any, index: int) -> None:
-        super().__init__(module, calls)
+        super().__init__(module, calls, num_ranks=hvd.size())
         self._hvd, self._index = hvd, index
         self._handles: dict[int, int] = {}
 
     def _start(self, bucket: Bucket) -> None:
         name = f"hpcai500.exchange{self._index}.bucket{bucket.index}"
-        self._handles[bucket.index] = self._hvd.allreduce_async_(bucket.flat, name=name, op=self._hvd.Average)
+        self._handles[bucket.index] = self._hvd.allreduce_async_(bucket.flat, name=name, op=self._hvd.Sum)
 
     def _wait(self, bucket: Bucket) -> None:
         self._hvd.synchronize(self._handles.pop(bucket.index))

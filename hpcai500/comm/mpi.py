@@ -91,7 +91,7 @@ class MpiExchange(BucketExchange):
     """
 
     def __init__(self, module: nn.Module, calls: Calls, comm: Any, mpi: Any, *, device: str) -> None:
-        super().__init__(module, calls, pin_host=device.startswith("cuda"))
+        super().__init__(module, calls, num_ranks=comm.Get_size(), pin_host=device.startswith("cuda"))
         self._comm, self._mpi = comm, mpi
         # A stream of its own: on the default one a copy would queue behind the whole backward pass.
         self._stream = torch.cuda.Stream(device) if device.startswith("cuda") else None  # type: ignore[no-untyped-call]
@@ -114,12 +114,12 @@ class MpiExchange(BucketExchange):
     def _serve(self) -> None:
         while (job := self._ready.get()) is not None:
             try:
-                self._average(*job)
+                self._sum(*job)
                 self._done.put(None)
             except Exception as error:
                 self._done.put(error)
 
-    def _average(self, bucket: Bucket, filled: torch.cuda.Event | None) -> None:
+    def _sum(self, bucket: Bucket, filled: torch.cuda.Event | None) -> None:
         if self._stream is not None and filled is not None:
             self._stream.wait_event(filled)
             with torch.cuda.stream(self._stream):
@@ -127,7 +127,6 @@ class MpiExchange(BucketExchange):
             self._stream.synchronize()
         wait_for_all(self._comm)
         self._comm.Allreduce(self._mpi.IN_PLACE, bucket.host.numpy(), self._mpi.SUM)
-        bucket.host.div_(self._comm.Get_size())
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 bucket.flat.copy_(bucket.host, non_blocking=True)

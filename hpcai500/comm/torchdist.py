@@ -38,8 +38,7 @@ class TorchDistExchange(BucketExchange):
     dtypes = None  # Gloo and NCCL sum any of them
 
     def __init__(self, module: nn.Module, calls: Calls) -> None:
-        super().__init__(module, calls)
-        self._size = dist.get_world_size()
+        super().__init__(module, calls, num_ranks=dist.get_world_size())
         self._works: dict[int, dist.Work] = {}
 
     def _start(self, bucket: Bucket) -> None:
@@ -49,7 +48,6 @@ class TorchDistExchange(BucketExchange):
 
     def _wait(self, bucket: Bucket) -> None:
         self._works.pop(bucket.index).wait()
-        bucket.flat.div_(self._size)
 
 
 def gloo_interface(place: Place) -> str | None:
