@@ -210,6 +210,23 @@ def test_stopped_by_a_signal_it_makes_a_checkpoint_and_goes_on_to_the_bit(
 
 
 @pytest.mark.mpi
+@pytest.mark.slow
+def test_three_ranks_add_their_gradients_in_the_same_order_after_a_stop(smoke_data: Path, tmp_path: Path) -> None:
+    """The sum of two numbers has one order only; torch's own exchange would take another for the first step."""
+    settings = NEVER | {"batch_size_per_rank": "8"}
+    straight = make_run(tmp_path / "straight", smoke_data, comm="torchdist", num_ranks=3, settings=settings)
+    stopped = make_run(tmp_path / "stopped", smoke_data, comm="torchdist", num_ranks=3, settings=settings)
+    assert finish(straight, num_ranks=3)[0] == 0
+    process = start(stopped, num_ranks=3)
+    wait_until(wrote(stopped, "window", "window"), process)
+    os.kill(find_ranks(process.pid)[0], signal.SIGUSR1)
+    process.communicate(timeout=100)
+    assert finish(stopped, num_ranks=3)[0] == 0
+    assert len(read(stopped).segments) == 2
+    assert curve(stopped) == curve(straight)
+
+
+@pytest.mark.mpi
 def test_a_damaged_checkpoint_is_said_and_the_one_before_it_used(
     smoke_data: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
