@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -195,3 +196,19 @@ def test_time_limits_are_read_as_slurm_does(text: str, seconds: int) -> None:
 def test_what_is_no_time_limit_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"for example 90 \(minutes\), 1:30:00 or 1-12:00:00"):
         parse_walltime(text)
+
+
+def test_the_documentation_lists_every_key_and_no_other() -> None:
+    page = (ROOT / "docs/slurm.rst").read_text(encoding="utf-8")
+    listed = re.findall(r"^``\[?(\w+)\]?`` {2,}", page, re.MULTILINE)
+    assert sorted(listed) == sorted(TAKES)
+
+
+def test_the_container_definition_copies_files_that_exist() -> None:
+    text = (ROOT / "jobs/hpcai500.def").read_text(encoding="utf-8")
+    files = text.split("%files\n")[1].split("\n\n")[0].split("\n")
+    assert len(files) > 5
+    for line in files:
+        source, target = line.split()
+        assert (ROOT / source).exists(), source
+        assert target == f"/opt/hpcai500/source/{source}"
