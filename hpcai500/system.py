@@ -38,11 +38,14 @@ ENVIRONMENT = re.compile(
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS", re.IGNORECASE)
 
 
-def describe_node() -> dict[str, Any]:
+def describe_node(num_cores: int | None = None) -> dict[str, Any]:
     """Describe the node this process runs on.
 
+    Args:
+        num_cores: that the job may use; those that this process may use by default, which are fewer once it is bound.
+
     Returns:
-        host, processor (name), num_sockets, num_cores (that this process may use), memory_bytes, accelerators (name
+        host, processor (name), num_sockets, num_cores, memory_bytes, accelerators (name
         and memory_bytes of each), network (name, state and speed_bits_per_s of each interface), cpu_flags of interest.
     """
     processor = _read_processor()
@@ -50,7 +53,7 @@ def describe_node() -> dict[str, Any]:
         "host": socket.gethostname(),
         "processor": processor["name"],
         "num_sockets": processor["num_sockets"],
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": num_cores or len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "instruction_sets": processor["instruction_sets"],
         "accelerators": _read_accelerators(),

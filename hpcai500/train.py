@@ -56,6 +56,7 @@ class Rank:
     plan: SegmentPlan
     comm: Communicator
     cores: str
+    num_cores: int
     stage: Stage | None
 
 
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # launchers pass Ctrl-C on to the ranks as SIGTERM
     config, config_sha256 = read_config(args.run_folder)
     place = find_place()
+    num_cores = len(os.sched_getaffinity(0))  # of the job on this node; binding takes a part of them
     cores = format_cpu_list(bind_rank(place.local_rank, place.local_size, config.device).cores)
     stage = None
     if args.stage is not None and place.local_rank == 0:
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
         plan = told_by_rank_0(comm, lifeline, begin)
         timer.lap("rendezvous")
-        rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, stage)
+        rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, num_cores, stage)
         try:
             with recorded(rank, lifeline, ending) as ledger:
                 train_rank(rank, ledger, requests, timer)
@@ -157,7 +159,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
     suffix = f"-{plan.number:03d}" if plan.number else ""
     settings = adapted_settings(config, comm)
     timer.lap("import")
-    describe_system(run_folder, suffix, comm)
+    describe_system(rank, suffix)
     path, staged = collect(rank.stage, comm, Path(config.data.path))
     if staged is not None:
         ledger.write("staging", staged.event())
@@ -270,13 +272,14 @@ def open_data(rank: Rank, path: Path, settings: dict[str, Any], rules: Workload,
     return pipeline
 
 
-def describe_system(run_folder: Path, suffix: str, comm: Communicator) -> None:
+def describe_system(rank: Rank, suffix: str) -> None:
     """Write system.json on rank 0, or the later segment's own: each node by its first rank, and rank 0's software."""
     from hpcai500.system import describe_node, describe_software
 
-    nodes = comm.gather(describe_node() if comm.local_rank == 0 else None)
+    comm = rank.comm
+    nodes = comm.gather(describe_node(rank.num_cores) if comm.local_rank == 0 else None)
     if nodes is not None:
-        path = run_folder / "system.json"  # missing where earlier segments did not get as far
+        path = rank.run_folder / "system.json"  # missing where earlier segments did not get as far
         write_json(
             path.with_name(f"system{suffix}.json") if path.exists() else path,
             {"nodes": [node for node in nodes if node], **describe_software()},

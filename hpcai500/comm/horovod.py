@@ -81,7 +81,7 @@ class HorovodCommunicator(Communicator):
             torch.cuda.set_device(own_gpu(find_place().local_rank) if device == "cuda" else device)
         else:
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME_MS)
-        # Which buckets Horovod would fuse depends on timing, and with it the order in which it adds three or more ranks.
+        # Which buckets Horovod fuses depends on timing, and with it the order in which it adds three or more ranks.
         os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(timeout_s + LIBRARY_GRACE_S)))
         hvd.init()
