@@ -21,6 +21,7 @@ import msgspec
 import pytest
 
 from hpcai500.formats import RunConfig, read_config
+from hpcai500.launches import read_launches
 from hpcai500.ledger import read_ledger
 from hpcai500.plan import make_plan
 from hpcai500.submit import add_arguments, main
@@ -289,7 +290,23 @@ def test_a_killed_rank_ends_the_run_and_is_named_in_one_line(
     assert [(close.status, close.reason) for close in closes] == [("interrupted", reason)]
     assert process.returncode == 1
     assert "run 1/1 ended with exit code" in error
+    assert "go on with `hpcai500 submit --resume" in error
     assert processes_with(str(tmp_path)) == []
+
+    command = [sys.executable, "-m", "hpcai500.submit", "--resume", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "left to train: 1" in done.stdout
+    assert "VALID" in done.stdout
+    assert json.loads((tmp_path / "out/run-1/result.json").read_text())["segments"] == 2
+    assert [(launch.what, launch.outcome) for launch in read_launches(tmp_path / "out")] == [
+        ("queued", None),
+        ("started", None),
+        ("ended", "failed"),
+        ("queued", None),
+        ("started", None),
+        ("ended", "completed"),
+    ]
 
 
 def train(folder: Path) -> subprocess.CompletedProcess[str]:
