@@ -9,6 +9,7 @@ bucket over, while backward goes on.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,8 @@ import torch
 from hpcai500.comm.buckets import Bucket, BucketExchange
 from hpcai500.comm.calls import Calls, collective
 from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now, own_gpu
-from hpcai500.comm.launchers import Place, find_place
+from hpcai500.comm.launchers import Place, find_launcher, find_place
+from hpcai500.comm.mpi_start import initialize_mpi, is_initialized
 from hpcai500.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -47,6 +49,18 @@ def import_horovod() -> Any:
         return importlib.import_module("horovod.torch")
     except (ImportError, OSError) as error:
         raise BackendUnavailableError(f"communicator 'horovod' needs Horovod with torch; {HOW_TO_GET}") from error
+
+
+def start_mpi_of_horovod() -> ctypes.CDLL | None:
+    """Start the MPI that Horovod is linked with, under srun, where MPI must not be left to it; else None.
+
+    Horovod sends as soon as MPI has started on its own rank, which is too early; see mpi_start.py.
+    """
+    library = ctypes.CDLL(importlib.import_module("horovod.torch.mpi_lib_v2").__file__)
+    if find_launcher(os.environ) != "Slurm" or not hasattr(library, "MPI_Init_thread") or is_initialized(library):
+        return None
+    initialize_mpi(library)
+    return library
 
 
 class HorovodExchange(BucketExchange):
@@ -84,6 +98,7 @@ class HorovodCommunicator(Communicator):
         # Which buckets Horovod fuses depends on timing, and with it the order in which it adds three or more ranks.
         os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(int(timeout_s + LIBRARY_GRACE_S)))
+        self._mpi = start_mpi_of_horovod()
         hvd.init()
         super().__init__(Place(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()), device, timeout_s)
         self._num_exchanges = 0
@@ -123,6 +138,8 @@ class HorovodCommunicator(Communicator):
         if self._hvd.is_initialized():
             self.barrier()  # a shutdown on one rank fails the calls that others still wait for
             self._hvd.shutdown()
+            if self._mpi is not None:
+                self._mpi.MPI_Finalize()  # who starts MPI ends it
 
     def _broadcast_flat(self, flat: Tensor) -> None:
         self._hvd.broadcast_(flat, root_rank=0, name="hpcai500.broadcast_flat")

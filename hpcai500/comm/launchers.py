@@ -150,24 +150,41 @@ def rendezvous(place: Place, environ: Mapping[str, str]) -> str:
     if RENDEZVOUS_VARIABLE in environ:
         return environ[RENDEZVOUS_VARIABLE]
     launcher = LAUNCHERS.get(find_launcher(environ) or "")
-    if launcher is not None:
-        told = "-".join(environ.get(variable, "") for variable in launcher.launch)
-        folder = environ.get(launcher.folder)
-        if folder and place.local_size == place.size:
-            return f"file://{folder}/hpcai500-rendezvous-{zlib.crc32(told.encode()):08x}"
-        nodes = expand_nodes(environ.get(launcher.nodes, ""))
-        if nodes:
-            here = environ.get("SLURMD_NODENAME", nodes[0])
-            if place.rank == 0 and here != nodes[0]:
-                raise UsageError(
-                    f"rank 0 is on {here}, but the ranks of torchdist meet on {nodes[0]}, the first node of the job; "
-                    "let mpirun place the ranks in the order of the job's nodes, or start them with srun"
-                )
-            return f"tcp://{nodes[0]}:{FIRST_PORT + zlib.crc32(told.encode()) % NUM_PORTS}"
+    folder = environ.get(launcher.folder) if launcher is not None else None
+    if launcher is not None and folder and place.local_size == place.size:
+        return f"file://{folder}/hpcai500-rendezvous-{_number_of(launcher, environ):08x}"
+    meeting = meeting_point(environ)
+    if meeting is not None:
+        here = environ.get("SLURMD_NODENAME", meeting[0])
+        if place.rank == 0 and here != meeting[0]:
+            raise UsageError(
+                f"rank 0 is on {here}, but the ranks of torchdist meet on {meeting[0]}, the first node of the job; "
+                "let mpirun place the ranks in the order of the job's nodes, or start them with srun"
+            )
+        return f"tcp://{meeting[0]}:{meeting[1]}"
     raise UsageError(
         f"the {place.size} ranks of torchdist do not know where to meet; start them with hpcai500, srun, torchrun or, "
         f"in a job, mpirun, or set {RENDEZVOUS_VARIABLE}=file:///PATH to a new file that all of them can reach"
     )
+
+
+def meeting_point(environ: Mapping[str, str], purpose: str = "") -> tuple[str, int] | None:
+    """Host and port at which rank 0 can serve the others; None where the launcher does not tell the nodes.
+
+    Args:
+        environ: variables of a rank.
+        purpose: tells meetings of the same launch apart.
+    """
+    launcher = LAUNCHERS.get(find_launcher(environ) or "")
+    nodes = expand_nodes(environ.get(launcher.nodes, "")) if launcher is not None else []
+    if launcher is None or not nodes:
+        return None
+    return nodes[0], FIRST_PORT + _number_of(launcher, environ, purpose) % NUM_PORTS
+
+
+def _number_of(launcher: Launcher, environ: Mapping[str, str], purpose: str = "") -> int:
+    told = "-".join(environ.get(variable, "") for variable in launcher.launch)
+    return zlib.crc32((told + purpose).encode())
 
 
 def other_node(environ: Mapping[str, str]) -> str | None:

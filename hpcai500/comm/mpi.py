@@ -22,6 +22,7 @@ from hpcai500.comm.buckets import Bucket, BucketExchange
 from hpcai500.comm.calls import Calls, collective
 from hpcai500.comm.communicator import Communicator, GradientExchange, ReduceOp
 from hpcai500.comm.launchers import Place
+from hpcai500.comm.mpi_start import initialize_mpi
 from hpcai500.errors import BackendUnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -55,24 +56,15 @@ def start_mpi() -> Any:
             "MPI was closed in this process and cannot start again; open the communicator once per process"
         )
     if not MPI.Is_initialized():
-        _initialize(MPI)
+        initialize_mpi(ctypes.CDLL(MPI.__file__))
+        for comm in (MPI.COMM_WORLD, MPI.COMM_SELF):  # as mpi4py does: errors raise exceptions, they do not abort
+            comm.Set_errhandler(MPI.ERRORS_RETURN)
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise BackendUnavailableError(
             f"this MPI ({MPI.Get_library_version().splitlines()[0]}) allows one thread only; "
             "choose communicator torchdist, or an MPI with MPI_THREAD_MULTIPLE"
         )
     return MPI
-
-
-def _initialize(mpi: Any) -> None:
-    """Call MPI_Init_thread without holding Python's lock, which mpi4py would do.
-
-    It takes seconds and waits for all ranks: meanwhile other threads can stage data, and end a rank that waits in vain.
-    """
-    library = ctypes.CDLL(mpi.__file__)  # mpi4py's extension; symbols are looked up in what it is linked with, too
-    library.MPI_Init_thread(None, None, ctypes.c_int(mpi.THREAD_MULTIPLE), ctypes.byref(ctypes.c_int()))
-    for comm in (mpi.COMM_WORLD, mpi.COMM_SELF):  # as mpi4py does: errors raise exceptions, they do not abort
-        comm.Set_errhandler(mpi.ERRORS_RETURN)
 
 
 def wait_for_all(comm: Any) -> None:
