@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -102,6 +103,8 @@ def submitted(cluster: RunningCluster, tmp_path: Path) -> Iterator[Submitted]:
     submission = Submitted(cluster, tmp_path / "out", env)
     yield submission
     cluster.clear()
+    # Slurm 22.05 forgets to free the GPUs of a job with whole nodes that was requeued while one of them was dead.
+    cluster.run(["scontrol", "reconfigure"], check=True)
     assert submission.processes() == []
 
 
@@ -128,16 +131,19 @@ def test_runs_of_an_array_are_assembled_by_the_last_though_the_watcher_was_kille
     assert len(json.loads((submitted.folder / "submission.json").read_text())["runs"]) == 2
 
 
-def test_a_job_near_its_time_limit_saves_itself_and_goes_on_after_a_requeue(
+def test_a_job_near_its_time_limit_saves_itself_and_goes_on_later_with_fewer_nodes(
     submitted: Submitted, smoke_data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "site.toml").write_text("signal_before_end_s = 45\n")
     words = ["--nodes", 2, "--time", "1", "--launcher", "mpirun", "--site", tmp_path / "site.toml", "--no-selfcheck"]
     submitted.submit(smoke_data, *words, settings=[*STEPS, "communicator=mpi"])
     submitted.wait_for_line("goes back to the queue, since its time limit was near")
-    submitted.wait_for(lambda: submitted.cluster.job(submitted.job)["Restarts"] == "1", "the requeue")
-    submitted.cluster.run(["scontrol", "update", f"JobId={submitted.job}", "TimeLimit=10"])
-    assert "before, its time limit was near" in submitted.wait_for_line("restart 1")
+    submitted.wait_for(lambda: submitted.cluster.job(submitted.job)["JobState"] == "PENDING", "its place in the queue")
+    changes = ["TimeLimit=10", "NumNodes=1", "NumTasks=1"]
+    submitted.cluster.run(["scontrol", "update", f"JobId={submitted.job}", *changes], check=True)
+    line = submitted.wait_for_line("restart 1")
+    assert "before, its time limit was near" in line
+    assert re.search(r" on node\d \(restart 1\)", line)  # one
     submitted.wait_for_valid()
 
 
@@ -154,7 +160,7 @@ def test_a_preempted_run_gives_way_and_goes_on(submitted: Submitted, smoke_data:
     submitted.wait_for_valid()
 
 
-def test_a_run_survives_a_killed_rank_and_a_dead_node_and_goes_on_with_fewer_nodes(
+def test_a_run_survives_a_killed_rank_and_a_dead_node_and_goes_on_with_another(
     submitted: Submitted, smoke_data: Path
 ) -> None:
     cluster = submitted.cluster
@@ -167,13 +173,10 @@ def test_a_run_survives_a_killed_rank_and_a_dead_node_and_goes_on_with_fewer_nod
     submitted.wait_for_training(segment=1)
     cluster.kill_node("node2")
     submitted.wait_for(lambda: cluster.job(submitted.job)["Restarts"] == "2", "the requeue", 60)
-    assert all("node1" not in line for line in submitted.processes())
-    submitted.wait_for(lambda: cluster.job(submitted.job)["JobState"] == "PENDING", "its place in the queue")
-    cluster.run(["scontrol", "update", f"JobId={submitted.job}", "NumNodes=1"], check=True)
     line = submitted.wait_for_line("restart 2")
     assert "node2" in line.split("before, ")[1]
     assert "node2" not in line.split("before, ")[0]
-    assert "," not in line.split(" on ")[1]  # it is one node now
+    assert "node3" in line.split("before, ")[0]
     submitted.wait_for_valid()
     outcomes = [launch.outcome for launch in read_launches(submitted.folder) if launch.what == "ended"]
     assert outcomes == ["requeued", "requeued", "completed"]
