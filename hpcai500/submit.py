@@ -12,7 +12,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from hpcai500.command import INTERRUPTED_EXIT_CODE, LOST_RANK_EXIT_CODE, STOPPED_EXIT_CODE, run_command
+from hpcai500.command import INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE, run_command
 from hpcai500.errors import HpcAi500Error, RunError, UsageError
 from hpcai500.last_words import saved_position
 from hpcai500.launch.launch_config import read_launch_config, write_launch_config
@@ -254,13 +254,9 @@ def train_run(plan: Plan, number: int) -> None:
 
 
 def _outcome(exit_code: int) -> Outcome:
-    outcomes: dict[int, Outcome] = {
-        0: "completed",
-        INTERRUPTED_EXIT_CODE: "interrupted",
-        STOPPED_EXIT_CODE: "stopped",
-        LOST_RANK_EXIT_CODE: "stopped",
-    }
-    return outcomes.get(exit_code, "failed")
+    """What became of a run; a rank that was killed, or that lost another one, can be gone on with."""
+    outcomes: dict[int, Outcome] = {0: "completed", 1: "failed", 2: "failed", INTERRUPTED_EXIT_CODE: "interrupted"}
+    return outcomes.get(exit_code, "stopped")
 
 
 def rank_words(plan: Plan, folder: Path) -> list[str]:

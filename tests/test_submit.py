@@ -293,6 +293,12 @@ def test_a_killed_rank_ends_the_run_and_is_named_in_one_line(
     assert "go on with `hpcai500 submit --resume" in error
     assert processes_with(str(tmp_path)) == []
 
+
+def test_a_submission_that_was_stopped_is_gone_on_with(smoke_data: Path, tmp_path: Path) -> None:
+    process = start_and_wait_for_training(smoke_data, tmp_path / "out", "--set", "batch_size_per_rank=16")
+    opened = next(read_ledger(tmp_path / "out/run-1/ledger/rank-00001.jsonl")).value
+    os.kill(opened.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
     command = [sys.executable, "-m", "hpcai500.submit", "--resume", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
@@ -302,7 +308,7 @@ def test_a_killed_rank_ends_the_run_and_is_named_in_one_line(
     assert [(launch.what, launch.outcome) for launch in read_launches(tmp_path / "out")] == [
         ("queued", None),
         ("started", None),
-        ("ended", "failed"),
+        ("ended", "stopped"),
         ("queued", None),
         ("started", None),
         ("ended", "completed"),
@@ -329,7 +335,7 @@ def test_a_second_run_in_one_folder_is_refused(submission: Path, tmp_path: Path)
     ledger = (folder / "ledger" / "rank-00000.jsonl").read_bytes()
     again = train(folder)
     assert again.returncode == 2
-    assert "exists and is never overwritten" in again.stderr
+    assert "is complete; make a new one with `hpcai500 submit` instead of resuming it" in again.stderr
     assert (folder / "ledger" / "rank-00000.jsonl").read_bytes() == ledger
 
 
