@@ -236,7 +236,11 @@ def _ask(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
     except subprocess.CalledProcessError as error:
-        raise BackendUnavailableError(f"Slurm does not answer {command[0]}: {error.stderr.strip()}") from None
+        told = error.stderr.strip().splitlines()
+        why = told[-1] if told else f"exit code {error.returncode}"
+        raise BackendUnavailableError(
+            f"Slurm does not answer {command[0]} ({why}); use a login node of the cluster, or --cluster local"
+        ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendUnavailableError(f"Slurm does not answer {command[0]}; ask its operators") from error
     return done.stdout
