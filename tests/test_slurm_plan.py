@@ -260,9 +260,10 @@ def test_without_slurm_the_way_out_is_said(submit: Any, tmp_path: Path, monkeypa
 
 
 def test_a_controller_that_does_not_answer_is_said(slurm: FakeSlurm, submit: Any) -> None:
-    slurm.program("sinfo", "echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1\n")
+    slurm.program("sinfo", "echo first >&2; echo 'load_partitions: Unable to contact slurm controller' >&2; exit 1\n")
     _, _, error = submit("--nodes", 1)
-    assert "Slurm does not answer sinfo: slurm_load_partitions: Unable to contact slurm controller" in error
+    assert "Slurm does not answer sinfo (load_partitions: Unable to contact slurm controller); use a login" in error
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_what_sbatch_refuses_is_quoted_and_leaves_nothing(slurm: FakeSlurm, submit: Any, tmp_path: Path) -> None:
