@@ -72,7 +72,7 @@ class End:
             (self.terminated, "Slurm took its nodes away"),
             (self.exit_code == STOPPED_EXIT_CODE, "it was told to stop"),
         ]
-        return next((words for holds, words in causes if holds), f"its ranks ended with exit code {self.exit_code}")
+        return next((words for holds, words in causes if holds), f"the launcher ended with exit code {self.exit_code}")
 
 
 def _describe_failure(failure: Failure) -> str:
