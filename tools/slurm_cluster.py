@@ -247,9 +247,8 @@ class Cluster:
 
     def stop(self) -> None:
         """End every process of the cluster. Only processes are touched that surely are its boxes."""
-        boxes = [path.name for path in self.folder.glob("boxes/*")]
-        for name in boxes:
-            self.kill(name)
+        for path in list(self.folder.glob("boxes/*")):
+            self.kill(path.name)
 
     def down(self) -> None:
         """End the cluster and remove its files; nothing if there is none."""
@@ -263,18 +262,11 @@ class Cluster:
 
     def start_box(self, name: str, *, tethered: bool) -> None:
         command = [sys.executable, "-E", "-S", __file__, "--folder", str(self.folder), "box", name]
-        log = (self.folder / f"log/{name}.box.log").open("w", encoding="utf-8")
-        with log:
-            started = subprocess.run(
-                [*command, *(["--tether"] if tethered else [])],
-                stdin=None if tethered else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                check=False,
-            )
+        command += ["--tether"] if tethered else []
+        stdin = None if tethered else subprocess.DEVNULL
+        started = subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)
         if started.returncode != 0:
-            raise ClusterError(f"box {name} did not start: {Path(log.name).read_text(encoding='utf-8').strip()}")
+            raise ClusterError(f"box {name} did not start: {started.stderr.strip()}")
         pid = int(started.stdout)
         (self.folder / "boxes" / name).write_text(f"{pid} {start_time(pid)}", encoding="ascii")
 
