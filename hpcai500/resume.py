@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcai500.checkpoint import FoundCheckpoint, find_checkpoint
+from hpcai500.edition import Edition
 from hpcai500.errors import RecordError, UsageError
-from hpcai500.events import Checkpoint, RunClose
-from hpcai500.formats import RunConfig
+from hpcai500.events import Checkpoint
+from hpcai500.formats import RunConfig, write_json
 from hpcai500.ledger import ChainHead, read_head
-from hpcai500.record import Position, Segment, ledgers_digest, list_ledgers, read_segments
+from hpcai500.record import Position, ledgers_digest, list_ledgers, read_run, read_segments
+from hpcai500.submission import result_from_ledgers
 
 NS_PER_S = 10**9
 MAX_CLOCK_LAG_S = 1.0  # how far this node's clock may be behind the ledger's last line; more is a wrong clock
@@ -44,8 +46,11 @@ def plan_segment(run_folder: Path, config: RunConfig, *, num_ranks: int) -> Segm
     if not paths:
         _check_first_ranks(config, num_ranks)
         return SegmentPlan(0, BEGINNING, ledgers_digest([]))
+    if (run_folder / "result.json").exists():
+        raise UsageError(
+            f"the run in {str(run_folder)!r} is complete; make a new one with `hpcai500 submit` instead of resuming it"
+        )
     segments = read_segments(run_folder, place="", ranks={0})
-    _check_incomplete(run_folder, segments)
     _check_ranks(config, num_ranks)
     heads = {(number, rank): read_head(path) for number, ranks in paths.items() for rank, path in ranks.items()}
     _wait_for_clock(run_folder, max((head.time_ns for head in heads.values() if head), default=0))
@@ -75,12 +80,18 @@ def _chain(heads: dict[tuple[int, int], ChainHead | None]) -> dict[tuple[int, in
     return chained
 
 
-def _check_incomplete(run_folder: Path, segments: list[Segment]) -> None:
-    last = segments[-1].ledgers[0].value(RunClose) if segments else None
-    if (run_folder / "result.json").exists() or (last is not None and last.status == "completed"):
-        raise UsageError(
-            f"the run in {str(run_folder)!r} is complete; make a new one with `hpcai500 submit` instead of resuming it"
-        )
+def finish_trained_run(run_folder: Path, config: RunConfig, edition: Edition) -> bool:
+    """Write result.json of a run whose ranks have all closed their ledgers and died before they could; tell if so.
+
+    Raises:
+        RecordError: the ledgers are damaged, or the result cannot be written.
+    """
+    if (run_folder / "result.json").exists() or not list_ledgers(run_folder):
+        return False
+    if read_run(run_folder, config).status != "completed":
+        return False
+    write_json(run_folder / "result.json", result_from_ledgers(run_folder, edition))
+    return True
 
 
 def _check_first_ranks(config: RunConfig, num_ranks: int) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hpcai500.allocator import keep_freed_memory
 from hpcai500.comm.communicator import open_communicator
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         defer_dynamo()
     from hpcai500.comm.lifeline import Lifeline
     from hpcai500.lease import RunLease
-    from hpcai500.resume import plan_segment
+    from hpcai500.resume import finish_trained_run, plan_segment
 
     timer.lap("import")
     comm = open_communicator(config.settings["communicator"], device=config.device)
@@ -101,11 +101,15 @@ def run(args: argparse.Namespace) -> int:
         ending = Ending(args.run_folder, comm)
         lifeline = held.enter_context(Lifeline(comm, ending.lose_rank))
 
-        def begin() -> SegmentPlan:
+        def begin() -> SegmentPlan | None:
             held.enter_context(closing(RunLease(args.run_folder, job=os.environ.get("SLURM_JOB_ID", ""))))
+            if finish_trained_run(args.run_folder, config, load_edition()):
+                return None
             return plan_segment(args.run_folder, config, num_ranks=comm.size)
 
         plan = told_by_rank_0(comm, lifeline, begin)
+        if plan is None:
+            return 0
         timer.lap("rendezvous")
         rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, num_cores, stage)
         try:
@@ -125,20 +129,18 @@ def run(args: argparse.Namespace) -> int:
 
 def told_by_rank_0(comm: Communicator, lifeline: Lifeline, decide: Callable[[], T]) -> T:
     """What rank 0 decides, on all ranks; if it cannot, it says why and all ranks leave together."""
-    decision: T | None = None
-    exit_code = 0
+    answer: tuple[T | None, int] = (None, 0)
     if comm.rank == 0:
         try:
-            decision = decide()
+            answer = decide(), 0
         except HpcAi500Error as error:
-            exit_code = error.exit_code
+            answer = None, error.exit_code
             print(f"hpcai500 train: {error}", file=sys.stderr, flush=True)
-    decision, exit_code = comm.broadcast((decision, exit_code))
+    decision, exit_code = comm.broadcast(answer)
     if exit_code:
         lifeline.close()
         sys.exit(exit_code)
-    assert decision is not None
-    return decision
+    return cast("T", decision)
 
 
 def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: StartUpTimer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -272,6 +273,19 @@ def test_a_second_job_on_the_same_run_folder_is_refused_and_the_first_goes_on(sm
     code, output = finish(run_folder)
     assert "is complete; make a new one" in output
     assert_valid(run_folder)
+
+
+@pytest.mark.mpi
+def test_a_run_that_died_before_it_could_write_its_result_gets_it_when_it_is_started_again(
+    smoke_data: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run-1")
+    result = (tmp_path / "run-1" / "result.json").read_bytes()
+    (tmp_path / "run-1" / "result.json").unlink()
+    code, output = finish(tmp_path / "run-1")
+    assert (code, output) == (0, "")
+    assert (tmp_path / "run-1" / "result.json").read_bytes() == result
+    assert len(read(tmp_path / "run-1").segments) == 1
 
 
 @pytest.fixture

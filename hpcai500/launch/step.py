@@ -100,6 +100,8 @@ def step_environment(launch: LaunchConfig, *, job_start_ns: int, environ: Mappin
     num_cores = int(cores) if cores.isdigit() else len(os.sched_getaffinity(0))
     num_threads = launch.cpus_per_rank or max(1, num_cores // launch.ranks_per_node)
     env = {
+        # torch tells each rank that addresses have no names, which is so on most networks of clusters.
+        "TORCH_CPP_LOG_LEVEL": environ.get("TORCH_CPP_LOG_LEVEL") or "ERROR",
         "HPCAI500_JOB_START_NS": str(job_start_ns),
         "HPCAI500_LAUNCH_NS": str(time.time_ns()),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS") or str(num_threads),

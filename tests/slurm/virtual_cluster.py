@@ -101,6 +101,8 @@ class RunningCluster:
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self.run(["squeue", "--noheader"]).stdout, "the end of jobs", 30)
         self.revive()
+        # Slurm 22.05 keeps the GPUs of a whole-node job that was requeued while one of its nodes was dead.
+        self.run(["scontrol", "reconfigure"])
 
 
 def wait_until(condition: Callable[[], object], what: str, within_s: float) -> None:
