@@ -74,9 +74,15 @@ def losses_alone() -> list[float]:
         return losses(comm)
 
 
-@pytest.mark.parametrize("ranks_per_node", [1, 2])
-@pytest.mark.parametrize("num_nodes", [1, 2, 3])
-@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+@pytest.mark.parametrize(
+    ("launcher", "num_nodes", "ranks_per_node"),
+    [
+        *(("srun", num_nodes, ranks_per_node) for num_nodes in (1, 2, 3) for ranks_per_node in (1, 2)),
+        ("mpirun", 1, 2),
+        ("mpirun", 2, 1),
+        ("mpirun", 3, 2),
+    ],
+)
 def test_losses_do_not_depend_on_nodes_ranks_launcher_or_communicator(
     cluster: RunningCluster,
     tmp_path: Path,
@@ -200,13 +206,12 @@ def train(
 TWO_RANKS = [
     *((launch_config("srun", 2, 1), comm) for comm in COMMUNICATORS),
     (launch_config("mpirun", 2, 1), "horovod"),
-    (launch_config("srun", 1, 2), "torchdist"),
 ]
-SIX_RANKS = [(launch_config("srun", 3, 2), comm) for comm in COMMUNICATORS]
+FOUR_RANKS = [(launch_config("srun", 2, 2), comm) for comm in COMMUNICATORS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runs", [TWO_RANKS, SIX_RANKS], ids=["2 ranks", "6 ranks"])
+@pytest.mark.parametrize("runs", [TWO_RANKS, FOUR_RANKS], ids=["2 ranks", "4 ranks"])
 def test_runs_of_as_many_ranks_have_the_same_losses(
     cluster: RunningCluster, tmp_path: Path, smoke_data: Path, runs: list[tuple[LaunchConfig, str]]
 ) -> None:
@@ -217,6 +222,6 @@ def test_runs_of_as_many_ranks_have_the_same_losses(
     first_steps, first_evaluations = next(iter(curves.values()))
     assert len(set(first_steps)) > 1
     for name, (steps, evaluations) in curves.items():
-        # float32, and six ranks are summed in another order: observed 1e-7 after two epochs; two ranks are equal.
+        # float32, and four ranks are summed in another order: observed 1e-7 after two epochs; two ranks are equal.
         assert steps == pytest.approx(first_steps, rel=1e-4), name
         assert evaluations == pytest.approx(first_evaluations, rel=1e-3), name
