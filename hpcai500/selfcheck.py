@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,10 +101,13 @@ def check_machine(
     from hpcai500.probes.verdict import judge
 
     report = new_report(comm.rank, comm.local_rank)
+    # A launcher that has lost a rank ends the others: as an interrupt, for which the lifeline first says who was lost.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Lifeline(comm, partial(_end, comm.rank)):
         _check_alone(report, comm, options)
         _check_together(report, comm, options, clock_ns)
         reports = comm.gather(report)
+    signal.signal(signal.SIGTERM, previous)
     return judge(reports, load_edition()) if reports is not None else None
 
 
