@@ -138,7 +138,8 @@ def test_a_job_near_its_time_limit_saves_itself_and_goes_on_later_with_fewer_nod
 ) -> None:
     (tmp_path / "site.toml").write_text("signal_before_end_s = 45\n")
     words = ["--nodes", 2, "--time", "1", "--launcher", "mpirun", "--site", tmp_path / "site.toml", "--no-selfcheck"]
-    submitted.submit(smoke_data, *words, settings=[*STEPS, "communicator=mpi"])
+    # Twice 32 steps take longer than the 15 s until Slurm's signal, also where nothing else runs.
+    submitted.submit(smoke_data, *words, settings=[*STEPS, "communicator=mpi", "batch_size_per_rank=2"])
     submitted.wait_for_line("goes back to the queue, since its time limit was near")
     submitted.wait_for(lambda: submitted.cluster.job(submitted.job)["JobState"] == "PENDING", "its place in the queue")
     changes = ["TimeLimit=10", "NumNodes=1", "NumTasks=1"]
