@@ -52,7 +52,7 @@ def test_two_runs_are_an_array_and_whoever_waits_sees_the_verdict(
     done = submit(cluster, environ, "--data", smoke_data, "--output", folder, *where, "--time", 10, "--wait")
     logs = "".join(path.read_text() for path in folder.glob("log/slurm-*.out"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
-    assert "in the queue: " in done.stdout  # waiting for the other run, or for nodes, as Slurm sees it
+    assert "run 2: in the queue" in done.stdout  # waiting for the other run, or for nodes, as Slurm sees it
     assert "images/s" in done.stdout
     assert "VALID resnet50, free level, size smoke" in done.stdout
     assert verify_submission(folder / "submission.json").findings == []
