@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run_folders
 
 from hpcai500.command import STOPPED_EXIT_CODE
-from hpcai500.edition import load_edition
 from hpcai500.events import Checkpoint, EpochPart, Evaluation, EvaluationShard, Resume, Window
-from hpcai500.formats import DataSource, RunConfig, read_config, write_json
+from hpcai500.formats import read_config
 from hpcai500.launch.local import find_ranks, rank_command
-from hpcai500.pipelines.hdf5 import open_images
 from hpcai500.record import RunRecord, read_run
 from hpcai500.submission import assemble_submission
 from hpcai500.verify import verify_submission
@@ -36,26 +35,7 @@ NEVER = OFTEN | {"checkpoint_every_s": "0"}
 
 
 def make_run(folder: Path, data: Path, *, comm: str, num_ranks: int = 2, settings: dict[str, str] = OFTEN) -> Path:
-    """A run folder as `hpcai500 submit` makes it, in a folder of its own."""
-    edition, info = load_edition(), open_images(data)
-    rules = edition.workload("resnet50")
-    config = RunConfig(
-        run_id=str(uuid.uuid4()),
-        workload="resnet50",
-        level="free",
-        size="smoke",
-        edition=edition.number,
-        rules_sha256=edition.sha256,
-        seed=7,
-        num_ranks=num_ranks,
-        num_nodes=1,
-        device="cpu",
-        data=DataSource(path=str(data), dataset_sha256=info.dataset_sha256, source=info.provenance["source"]),
-        settings=rules.resolve("smoke", "free", {"communicator": comm, **settings}),
-    )
-    (folder / "run-1").mkdir(parents=True)
-    write_json(folder / "run-1" / "config.json", config)
-    return folder / "run-1"
+    return run_folders.make_run(folder, data, comm=comm, num_ranks=num_ranks, settings=settings)
 
 
 def start(run_folder: Path, *, num_ranks: int = 2) -> subprocess.Popen[str]:

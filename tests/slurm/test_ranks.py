@@ -6,19 +6,17 @@ import json
 import shlex
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from run_folders import make_run
 from virtual_cluster import RunningCluster
 
-from hpcai500.edition import load_edition
 from hpcai500.events import Evaluation, Window
-from hpcai500.formats import DataSource, RunConfig, read_config, write_json
+from hpcai500.formats import read_config
 from hpcai500.launch.launch_config import LaunchConfig
 from hpcai500.launch.step import rank_command, step_command, step_environment
-from hpcai500.pipelines.hdf5 import open_images
 from hpcai500.record import read_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.mpi, pytest.mark.horovod]
@@ -160,37 +158,19 @@ def test_an_unknown_network_is_refused_with_those_that_exist(cluster: RunningClu
 # --- hpcai500.train itself -------------------------------------------------------------------------------------------
 
 
-def make_run(folder: Path, data: Path, launch: LaunchConfig, comm: str) -> Path:
-    """A run folder as `hpcai500 submit` makes it."""
-    edition, info = load_edition(), open_images(data)
-    rules = edition.workload("resnet50")
-    num_ranks = launch.num_nodes * launch.ranks_per_node
-    chosen = {"communicator": comm, "batch_size_per_rank": "8", "report_steps": "1"}
-    config = RunConfig(
-        run_id=str(uuid.uuid4()),
-        workload="resnet50",
-        level="free",
-        size="smoke",
-        edition=edition.number,
-        rules_sha256=edition.sha256,
-        seed=7,
-        num_ranks=num_ranks,
-        num_nodes=launch.num_nodes,
-        device="cpu",
-        data=DataSource(path=str(data), dataset_sha256=info.dataset_sha256, source=info.provenance["source"]),
-        settings=rules.resolve("smoke", "free", chosen),
-    )
-    (folder / "run-1").mkdir(parents=True)
-    write_json(folder / "run-1/config.json", config)
-    return folder / "run-1"
-
-
 def train(
     cluster: RunningCluster, folder: Path, data: Path, launch: LaunchConfig, comm: str
 ) -> tuple[list[float], list[float]]:
     """The losses of the steps over all ranks, and those of the evaluations."""
     folder.mkdir()
-    run_folder = make_run(folder, data, launch, comm)
+    run_folder = make_run(
+        folder,
+        data,
+        comm=comm,
+        num_ranks=launch.num_nodes * launch.ranks_per_node,
+        num_nodes=launch.num_nodes,
+        settings={"batch_size_per_rank": "8", "report_steps": "1"},
+    )
     run_in_job(cluster, folder, launch, rank_command(launch, "hpcai500.train", str(run_folder)))
     record = read_run(run_folder, read_config(run_folder)[0])
     steps: dict[tuple[int, int], list[float]] = {}
