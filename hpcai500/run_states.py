@@ -170,7 +170,8 @@ def _describe_result(folder: Path) -> str:
     except HpcAi500Error:  # it is being written, or damaged, which the verifier will say
         return ""
     quality = "?" if result.achieved_quality is None else f"{result.achieved_quality:.4f}"
-    return f"quality {quality} in {format_duration(result.wall_s or 0)}"
+    rate = "" if result.samples_per_s is None else f", {result.samples_per_s:.1f} images/s"
+    return f"quality {quality} in {format_duration(result.wall_s or 0)}{rate}"
 
 
 def format_duration(seconds: float) -> str:

@@ -110,12 +110,15 @@ def _show_until_over(follower: SubmissionFollower, console: Console, period_s: f
 
 
 class _Display:
-    """A block that is drawn anew on a terminal; elsewhere a line for each run whose state changed, or that went on."""
+    """A block that is drawn anew on a terminal; elsewhere a line for each run that changed.
+
+    A run that trains changes all the time and has a line every PLAIN_PERIOD_S; of others each change is news.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._shown: dict[int, tuple[str, str, float]] = {}
+        self._shown: dict[int, tuple[str, float]] = {}
 
     def __enter__(self) -> _Display:
         if self._live:
@@ -134,10 +137,11 @@ class _Display:
             return
         now_s = time.monotonic()
         for run in view.runs:
-            state, line, shown_s = self._shown.get(run.number, ("", "", 0.0))
-            if run.state != state or (lines[run.number] != line and now_s - shown_s >= PLAIN_PERIOD_S):
-                self._console.print(lines[run.number], highlight=False, soft_wrap=True)
-                self._shown[run.number] = (run.state, lines[run.number], now_s)
+            line, shown, shown_s = lines[run.number], *self._shown.get(run.number, ("", 0.0))
+            news = run.state if run.state == "running" else line
+            if news != shown or (run.state == "running" and now_s - shown_s >= PLAIN_PERIOD_S):
+                self._console.print(line, highlight=False, soft_wrap=True)
+                self._shown[run.number] = (news, now_s)
 
 
 def main(argv: list[str] | None = None) -> int:
