@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from hpcai500.pipelines.pipeline import ImagePipelineConfig, open_pipeline
+from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA, ASPECT, SIDE = (0.05, 1.0), (0.75, 4 / 3), 224
@@ -163,7 +163,7 @@ def main() -> None:
             seed=1,
             num_workers=args.workers,
         )
-        pipelines = {name: open_pipeline(name, config) for name in BARS}
+        pipelines = {name: open_image_pipeline(name, config) for name in BARS}
         loops: dict[str, Callable[[int], Iterable[Any]]] = {"plain": lambda epoch: plain}
         loops |= {name: pipeline.train_batches for name, pipeline in pipelines.items()}
         for loop in loops.values():  # starts workers, fills the page cache

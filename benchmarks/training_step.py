@@ -35,15 +35,17 @@ from hpcai500.edition import load_edition
 from hpcai500.engine import Engine, Schedule
 from hpcai500.ledger import LedgerWriter
 from hpcai500.models.resnet import ResNet50
-from hpcai500.pipelines.pipeline import ImagePipelineConfig, Pipeline, open_pipeline
+from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
+from hpcai500.pipelines.pipeline import Pipeline
 from hpcai500.workloads.resnet50 import ResNet50Workload
 
 STEPS = 4
+SMOKE = load_edition().workload("resnet50").size("smoke")  # of 10 classes
 PEAK_LEARNING_RATE = 1e-3  # of both: what is learned does not matter here, but no loss may overflow
 
 
 def open_data(path: Path, args: argparse.Namespace) -> Pipeline:
-    return open_pipeline(
+    return open_image_pipeline(
         "torch",
         ImagePipelineConfig(
             path=path,
@@ -84,12 +86,12 @@ def open_workload(args: argparse.Namespace) -> ResNet50Workload:
     words = {"batch_size_per_rank": args.batch, "train_image_size": args.image_size, "precision": "fp32"}
     words["learning_rate_per_256"] = PEAK_LEARNING_RATE
     settings = load_edition().workload("resnet50").resolve("mini", "free", words)
-    return ResNet50Workload(settings, num_classes=10, num_ranks=1, device="cpu")
+    return ResNet50Workload(settings, size=SMOKE, num_ranks=1, device="cpu")
 
 
 def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> Engine:
     return Engine(
-        Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1),
+        Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1, quality="top-1"),
         workload=open_workload(args),
         pipeline=pipeline,
         comm=open_communicator("serial"),

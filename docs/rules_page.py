@@ -79,6 +79,8 @@ def open_levels(edition: Edition, setting: Setting) -> str:
 
 
 def show(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {show(part)}" for key, part in value.items()) or "-"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return f"{value:,}" if type(value) is int else str(value)

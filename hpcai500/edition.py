@@ -98,7 +98,11 @@ def _from_text(kind: str, text: str) -> object:
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One size of a workload: everything of layer 9, and what is derived from it (``rules/workloads/*.toml``)."""
+    """One size of a workload: everything of layer 9, and what is derived from it (``rules/workloads/*.toml``).
+
+    ``input`` says in pixels, and channels, what the model is evaluated on; the names are the workload's own.
+    ``split_files`` names the data files of each split, where they are several.
+    """
 
     rankable: bool
     target_quality: float
@@ -109,13 +113,13 @@ class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     num_train_samples: int
     num_validation_samples: int
     num_classes: int
-    validation_image_size: int
-    validation_resize: int
+    input: dict[str, int]
     evaluation_period_epochs: int
     num_parameters: int
     flop_forward_per_sample: int
     flop_training_per_sample: int
     flop_per_sample_2020: int | None = None
+    split_files: dict[str, tuple[str, ...]] = {}
     name: str = ""
 
 
@@ -125,10 +129,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str
     title: str
     quality: str
-    channel_mean: tuple[float, float, float]
-    channel_std: tuple[float, float, float]
     sizes: dict[str, Size]
     settings: dict[str, Setting]
+    channel_mean: tuple[float, ...] = ()
+    channel_std: tuple[float, ...] = ()
     levels: dict[str, Level] = {}
 
     def size(self, name: str) -> Size:

@@ -12,8 +12,10 @@ averaged over the ranks before each evaluation.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +29,9 @@ from hpcai500.ledger import LedgerWriter
 from hpcai500.pauses import LOOK_PERIOD_S, JointLook, StopRequests
 from hpcai500.pipelines.pipeline import Batch, Pipeline
 from hpcai500.pipelines.sampling import epoch_order, sample_digest
+from hpcai500.qualities import quality_named
 from hpcai500.record import Position
-from hpcai500.workloads.workload import ShardCounts, Workload
+from hpcai500.workloads.workload import Evaluation, Shard, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +43,14 @@ class Schedule:
         evaluation_period_epochs: an evaluation follows every so many epochs, and always the last.
         report_steps: steps of a window, for which one ledger line is written.
         seed: of the initial weights, the order of samples and their augmentation.
+        quality: the measure, as the workload's rules name it.
     """
 
     num_epochs: int
     evaluation_period_epochs: int
     report_steps: int
     seed: int
+    quality: str
 
 
 class Engine:
@@ -65,6 +70,7 @@ class Engine:
     ) -> None:
         self.schedule = schedule
         self.position = Position(0, 0)
+        self.evaluation: Evaluation | None = None  # the last one
         self.workload, self.pipeline, self.comm = workload, pipeline, comm
         self.ledger, self.recorder, self.checkpoints = ledger, recorder, checkpoints
         torch.manual_seed(schedule.seed)
@@ -83,8 +89,8 @@ class Engine:
         Raises:
             StoppedError: the ranks were asked to stop; a checkpoint is written.
             DivergedError: the loss is no longer finite; the message names the step.
-            SampleError: a picture does not decode and the settings do not allow to skip it.
-            RunError: a rank was left without a single picture in a step.
+            SampleError: a sample cannot be read and the settings do not allow to skip it.
+            RunError: a rank was left without a single sample in a step.
             RecordError: the ledger or a checkpoint cannot be written.
         """
         num_epochs, period = self.schedule.num_epochs, self.schedule.evaluation_period_epochs
@@ -209,8 +215,8 @@ class Engine:
     def _loss(self, batch: Batch) -> Tensor:
         if len(batch.ids) == 0:
             raise RunError(
-                f"rank {self.comm.rank} is left without a picture in a step, since all of its batch was skipped; "
-                "`hpcai500 data check` lists the damaged pictures"
+                f"rank {self.comm.rank} is left without a sample in a step, since all of its batch was skipped; "
+                "`hpcai500 data check` lists the damaged ones"
             )
         return self.workload.loss(self.exchange.module, batch)
 
@@ -227,20 +233,28 @@ class Engine:
         begin_ns = time.perf_counter_ns()
         self.comm.average_buffers(self.model)
         self.model.eval()
-        shard = ShardCounts(0, 0, 0.0)
+        self.evaluation = self.workload.begin_evaluation()
         with torch.inference_mode():
             for batch in self.pipeline.validation_batches():
-                shard = shard.plus(self.workload.evaluate(self.model, batch))
-        duration_ns = time.perf_counter_ns() - begin_ns
-        value = {"epoch": completed_epochs, **shard._asdict(), "duration_ns": duration_ns}
+                self.evaluation.add(self.model, batch)
+        shard = self.evaluation.shard()
+        value = {"epoch": completed_epochs, **shard._asdict(), "duration_ns": time.perf_counter_ns() - begin_ns}
         self.ledger.write("evaluation_shard", value)
-        total = ShardCounts(0, 0, 0.0)
-        for shard_of_rank in self.comm.allgather(shard):
-            total = total.plus(shard_of_rank)
-        if self.comm.rank == 0:
-            quality, loss = total.correct / total.samples, total.loss_sum / total.samples
-            counts = {"epoch": completed_epochs, "samples": total.samples, "correct": total.correct}
-            self.ledger.write("evaluation", {**counts, "quality": quality, "loss": loss})
+        parts = self.comm.gather((shard, self.evaluation.detail()))
+        if parts is not None:
+            self._judge(completed_epochs, parts)
+
+    def _judge(self, completed_epochs: int, parts: list[tuple[Shard, Any]]) -> None:
+        """On rank 0: the quality, from the shards of all ranks."""
+        begin_ns = time.perf_counter_ns()
+        assert self.evaluation is not None
+        total = functools.reduce(Shard.plus, (shard for shard, _ in parts))
+        curves = self.evaluation.curves([detail for _, detail in parts])
+        value: dict[str, object] = {"epoch": completed_epochs, "samples": total.samples, "counts": total.counts}
+        value |= {"curves": curves}
+        value |= {"quality": quality_named(self.schedule.quality).compute(total.samples, total.counts, curves)}
+        value |= {"loss": None if total.loss_sum is None else total.loss_sum / total.samples}
+        self.ledger.write("evaluation", value | {"duration_ns": time.perf_counter_ns() - begin_ns})
 
 
 def _to_host(value: object) -> object:

@@ -21,6 +21,8 @@ Duration = Count  # in ns
 UnixTime = Count  # in ns
 NotNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Counts = Annotated[dict[str, Annotated[list[Count], Meta(max_length=1000)]], Meta(max_length=16)]
+Curves = Annotated[list[Annotated[list[Fraction], Meta(max_length=1000)]], Meta(max_length=1000)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Digest64 = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]  # decimal text: JSON readers lose integers beyond 2**53
 Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
@@ -106,7 +108,7 @@ class ModelBuilt(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     num_parameters: Positive
     flop_forward_per_sample: Positive
     flop_training_per_sample: Positive
-    image_size: Positive
+    input_shape: Annotated[list[Positive], Meta(max_length=8)]
     num_classes: Positive
 
 
@@ -174,25 +176,35 @@ class EpochPart(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class EvaluationShard(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The rank has evaluated its part of the validation set; ``loss_sum`` is over samples."""
+    """The rank has evaluated its part of the validation set.
+
+    ``counts`` are sums over samples that add up over ranks; which there are depends on the quality
+    (hpcai500/qualities.py). ``loss_sum`` is over samples; null where the workload's evaluation computes no loss.
+    """
 
     EVENT: ClassVar[str] = "evaluation_shard"
     epoch: Positive
     samples: Count
-    correct: Count
-    loss_sum: NotNegative
+    counts: Counts
+    loss_sum: NotNegative | None
     duration_ns: Duration
 
 
 class Evaluation(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole validation set is evaluated (rank 0); ``loss`` is the mean over samples."""
+    """The whole validation set is evaluated (rank 0); ``duration_ns`` is what that took beyond rank 0's shard.
+
+    ``counts`` are those of all shards together. ``curves`` are what the quality follows from where counts alone do not
+    tell it. ``loss`` is the mean over samples, or null.
+    """
 
     EVENT: ClassVar[str] = "evaluation"
     epoch: Positive
     samples: Positive
-    correct: Count
+    counts: Counts
+    curves: Curves
     quality: Fraction
-    loss: NotNegative
+    loss: NotNegative | None
+    duration_ns: Duration
 
 
 class Checkpoint(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):

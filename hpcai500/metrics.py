@@ -11,9 +11,6 @@ import random
 import statistics
 from collections.abc import Sequence
 
-RESNET50_BLOCKS = (3, 4, 6, 3)  # He et al., CVPR 2016 (arXiv 1512.03385), table 1, column "50-layer"
-RESNET50_WIDTHS = (64, 128, 256, 512)  # same table; a bottleneck puts out four times its width
-
 
 def flops(flop: float, duration_s: float) -> float:
     """Rate of ``flop`` operations in ``duration_s`` seconds, in flop/s."""
@@ -37,41 +34,6 @@ def flops_2020(flop_per_sample: float, epochs: int, num_train_samples: int, dura
     For ResNet-50 23e9 x 90 x 1,281,167 / wall time; never to be mixed with counted flop.
     """
     return flops(flop_per_sample * epochs * num_train_samples, duration_s)
-
-
-def resnet50_flop(image_size: int, num_classes: int, *, variant: str = "v1.5") -> tuple[int, int]:
-    """FLOP of one sample through ResNet-50: forward, and forward with backward (closed form).
-
-    Convolutions and the last matrix product only. Backward does each of them twice more, save the first convolution,
-    whose input needs no gradient. Architecture: He et al. 2016, table 1; v1.5 strides in the 3x3 convolution of a
-    bottleneck, v1 in its first 1x1.
-    """
-    assert variant in ("v1", "v1.5")
-    side = _halved(image_size)
-    first = _convolution_flop(side, 3, 64, 7)
-    forward, in_channels = first, 64
-    side = _halved(side)  # the max pooling
-    for stage, (num_blocks, width) in enumerate(zip(RESNET50_BLOCKS, RESNET50_WIDTHS, strict=True)):
-        for block in range(num_blocks):
-            out_side = _halved(side) if stage > 0 and block == 0 else side
-            forward += _convolution_flop(out_side if variant == "v1" else side, in_channels, width, 1)
-            forward += _convolution_flop(out_side, width, width, 3)
-            forward += _convolution_flop(out_side, width, 4 * width, 1)
-            if block == 0:  # the shortcut's projection
-                forward += _convolution_flop(out_side, in_channels, 4 * width, 1)
-            side, in_channels = out_side, 4 * width
-    forward += 2 * in_channels * num_classes
-    return forward, 3 * forward - first
-
-
-def _halved(side: int) -> int:
-    """Side of the output of a convolution or pooling with stride 2 and padding of half its kernel."""
-    return (side + 1) // 2
-
-
-def _convolution_flop(out_side: int, in_channels: int, out_channels: int, kernel: int) -> int:
-    """FLOP of a square convolution: 2 for each product of an output value's receptive field."""
-    return 2 * out_side * out_side * out_channels * in_channels * kernel * kernel
 
 
 def time_to_quality(times_s: Sequence[float], qualities: Sequence[float], target: float) -> float | None:

@@ -188,7 +188,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     check_counts(launch, num_runs=args.runs, settings=settings)
     if launch.container_image is None:
         check_backends(settings)
-    data = open_source(choose_data(args.data, found, workload, size.name), size, num_ranks=launch.num_ranks)
+    data = open_source(workload, choose_data(args.data, found, workload, size.name), size, num_ranks=launch.num_ranks)
     check_batch(settings, size, launch.num_ranks)
     num_runs = args.runs if args.runs is not None else size.num_runs
     first_seed = args.seed if args.seed is not None else DEFAULT_SEED
@@ -318,36 +318,32 @@ def check_backends(settings: Mapping[str, SettingValue]) -> None:
             )
 
 
-def open_source(path: Path, size: Size, *, num_ranks: int) -> DataSource:
-    """Look at the data file: is it whole, and is it what the size asks for?
+def open_source(workload: str, path: Path, size: Size, *, num_ranks: int) -> DataSource:
+    """Look at the data: is it whole, and is it what the size asks for?
 
     Raises:
         DataError: it is missing, damaged or of another kind.
         UsageError: it holds too few samples or classes, or comes from a source that the size does not take.
     """
-    from hpcai500.pipelines.hdf5 import open_images
+    from hpcai500.workloads import data_module
 
-    info = open_images(path)
-    source = info.provenance["source"]
-    if source not in size.data_sources:
+    facts = data_module(workload).describe_data(path, size)
+    if facts.source not in size.data_sources:
         raise UsageError(
-            f"{str(path)!r} comes from {source!r} and size {size.name!r} takes {', '.join(size.data_sources)}; "
-            f"prepare the right file with `hpcai500 data prepare`, or choose another --size"
+            f"{str(path)!r} comes from {facts.source!r} and size {size.name!r} takes {', '.join(size.data_sources)}; "
+            f"prepare the right data with `hpcai500 data prepare`, or choose another --size"
         )
     wanted = {"training samples": size.num_train_samples, "validation samples": size.num_validation_samples}
-    found = {
-        "training samples": info.splits["train"].num_samples,
-        "validation samples": info.splits["validation"].num_samples,
-    }
+    found = {"training samples": facts.num_train_samples, "validation samples": facts.num_validation_samples}
     for what, number in wanted.items():
         if found[what] < number:
             raise UsageError(
-                f"{str(path)!r} holds {found[what]} {what} and size {size.name!r} needs {number}; prepare a larger file"
+                f"{str(path)!r} holds {found[what]} {what} and size {size.name!r} needs {number}; prepare more data"
             )
-    if len(info.class_names) != size.num_classes:
+    if facts.num_classes != size.num_classes:
         raise UsageError(
-            f"{str(path)!r} holds {len(info.class_names)} classes and size {size.name!r} has {size.num_classes}; "
-            "prepare the right file with `hpcai500 data prepare`"
+            f"{str(path)!r} holds {facts.num_classes} classes and size {size.name!r} has {size.num_classes}; "
+            "prepare the right data with `hpcai500 data prepare`"
         )
     if num_ranks > size.num_validation_samples:
         raise UsageError(
@@ -355,4 +351,4 @@ def open_source(path: Path, size: Size, *, num_ranks: int) -> DataSource:
             f"{size.name!r}; give fewer ranks"
         )
     absolute = os.path.abspath(path)  # noqa: PTH100, since a symbolic link is a name of the file worth keeping
-    return DataSource(path=absolute, dataset_sha256=info.dataset_sha256, source=source)
+    return DataSource(path=absolute, dataset_sha256=facts.dataset_sha256, source=facts.source)

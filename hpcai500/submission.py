@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 NS_PER_S = 10**9
-Timed = Window | EvaluationShard | Checkpoint
+Timed = Window | EvaluationShard | Evaluation | Checkpoint
 
 
 def result_from_ledgers(run_folder: Path, edition: Edition) -> RunResult:
@@ -202,7 +202,7 @@ def _time_parts(run: RunRecord, wall_s: float) -> TimeParts:
         "forward_backward_s": mean_s(lambda ledger: _sum_s(ledger, Window, "forward_backward_ns")),
         "communication_s": mean_s(lambda ledger: _sum_s(ledger, Window, "communication_ns")),
         "optimizer_s": mean_s(lambda ledger: _sum_s(ledger, Window, "optimizer_ns")),
-        "evaluation_s": mean_s(lambda ledger: _sum_s(ledger, EvaluationShard)),
+        "evaluation_s": mean_s(lambda ledger: _sum_s(ledger, EvaluationShard) + _sum_s(ledger, Evaluation)),
         "checkpoint_s": mean_s(lambda ledger: _sum_s(ledger, Checkpoint)),
         "lost_s": mean_s(_lost_s),
         "restart_s": _restart_s(run),

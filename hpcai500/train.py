@@ -170,9 +170,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
     with closing(open_data(rank, path, settings, rules, size)) as pipeline:
         record_data(ledger, pipeline)
         timer.lap("data_open")
-        workload = open_workload(
-            config.workload, settings, num_classes=pipeline.num_classes, num_ranks=comm.size, device=comm.device
-        )
+        workload = open_workload(config.workload, settings, size=size, num_ranks=comm.size, device=comm.device)
         flop = comm.broadcast(workload.count_flop() if comm.rank == 0 else None)  # seconds of processor time
         assert flop is not None
         checkpoints = Checkpoints(
@@ -184,6 +182,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
                 evaluation_period_epochs=size.evaluation_period_epochs,
                 report_steps=settings["report_steps"],
                 seed=config.seed,
+                quality=rules.quality,
             ),
             workload=workload,
             pipeline=pipeline,
@@ -199,7 +198,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
             "num_parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
             "flop_forward_per_sample": flop.forward,
             "flop_training_per_sample": flop.training,
-            "image_size": settings["train_image_size"],
+            "input_shape": list(workload.input_shape),
             "num_classes": pipeline.num_classes,
         }
         ledger.write("model_built", model)
@@ -208,6 +207,8 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
         timer.lap("wait")
         ledger.write("start_up", timer.event())
         engine.train()
+        if comm.rank == 0 and engine.evaluation is not None:
+            engine.evaluation.write_details(run_folder, pipeline)
 
 
 def adapted_settings(config: RunConfig, comm: Communicator) -> dict[str, Any]:
@@ -234,42 +235,19 @@ def open_data(rank: Rank, path: Path, settings: dict[str, Any], rules: Workload,
     """Open the run's pipeline on this rank.
 
     Raises:
-        DataError: the file is damaged, or is not the one the run was made for.
+        DataError: the data is damaged, or is not that which the run was made for.
     """
-    from hpcai500.pipelines.pipeline import ImagePipelineConfig, open_pipeline
+    from hpcai500.workloads import data_module
+    from hpcai500.workloads.data_source import DataPlace
 
     config, comm = rank.config, rank.comm
-    pipeline = open_pipeline(
-        settings["pipeline"],
-        ImagePipelineConfig(
-            path=path,
-            num_train_samples=size.num_train_samples,
-            num_validation_samples=size.num_validation_samples,
-            train_image_size=settings["train_image_size"],
-            validation_image_size=size.validation_image_size,
-            validation_resize=size.validation_resize,
-            crop_area=(settings["crop_area_min"], settings["crop_area_max"]),
-            crop_aspect=(settings["crop_aspect_min"], settings["crop_aspect_max"]),
-            horizontal_flip=settings["horizontal_flip"],
-            mean=rules.channel_mean,
-            std=rules.channel_std,
-            batch_size_per_rank=settings["batch_size_per_rank"],
-            validation_batch_size=settings["validation_batch_size"],
-            rank=comm.rank,
-            num_ranks=comm.size,
-            seed=config.seed,
-            device=comm.device,
-            num_workers=settings["num_workers"],
-            prefetch=settings["prefetch"],
-            channels_last=settings["memory_format"] == "channels_last",
-            decode_errors=settings["decode_errors"],
-        ),
-    )
+    place = DataPlace(path, rank=comm.rank, num_ranks=comm.size, seed=config.seed, device=comm.device)
+    pipeline = data_module(config.workload).open_data(place, settings, rules, size)
     if pipeline.dataset_sha256 != config.data.dataset_sha256:
         pipeline.close()
         raise DataError(
             f"{str(path)!r} holds data set {pipeline.dataset_sha256[:12]}... and the run was made for "
-            f"{config.data.dataset_sha256[:12]}...; put the right file there or make a new run"
+            f"{config.data.dataset_sha256[:12]}...; put the right data there or make a new run"
         )
     return pipeline
 

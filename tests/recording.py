@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import RecordError
+from hpcai500.flop_forms import flop_form
 from hpcai500.ledger import ChainHead, LedgerWriter
-from hpcai500.metrics import resnet50_flop
 from hpcai500.record import RunRecord, Segment, ledger_path, ledgers_digest, list_ledgers, read_segments
 from hpcai500.resume import last_head
 from hpcai500.submission import (
@@ -223,14 +223,15 @@ def record_rank(
     size = EDITION.workload(config.workload).size(config.size)
     batch = int(config.settings["batch_size_per_rank"])
     steps = size.num_train_samples // (batch * config.num_ranks)
-    forward, training = resnet50_flop(int(config.settings["train_image_size"]), size.num_classes)
+    form = flop_form(config.workload, config.settings, size)
     clock.advance(3)
     data = {"dataset_sha256": DATASET, "source": config.data.source, "num_train_samples": size.num_train_samples}
     data |= {"num_validation_samples": size.num_validation_samples, "num_classes": size.num_classes}
     dropped = size.num_train_samples % (batch * config.num_ranks)
     ledger.write("data_open", data | {"steps_per_epoch": steps, "dropped_per_epoch": dropped})
-    model = {"num_parameters": size.num_parameters, "flop_forward_per_sample": forward, "num_classes": size.num_classes}
-    model |= {"flop_training_per_sample": training, "image_size": config.settings["train_image_size"]}
+    model = {"num_parameters": size.num_parameters, "num_classes": size.num_classes}
+    model |= {"flop_forward_per_sample": form.forward, "flop_training_per_sample": form.training}
+    model |= {"input_shape": list(form.input_shape)}
     ledger.write("model_built", model)
     ledger.write("start_up", START_UP)
     ledger.write("clock_start", {"wall_ns": clock.time_ns()})
@@ -289,11 +290,14 @@ def record_evaluation(
     clock.advance(2.01)
     shards = [len(range(other, size.num_validation_samples, config.num_ranks)) for other in range(config.num_ranks)]
     correct = [shard * (epoch + 1) // (size.epochs + 2) + number % 2 for shard in shards]
-    shard = {"epoch": epoch, "samples": shards[rank], "correct": correct[rank], "loss_sum": 1.5 * shards[rank]}
+    shard = {"epoch": epoch, "samples": shards[rank], "counts": {"correct": [correct[rank]]}}
+    shard |= {"loss_sum": 1.5 * shards[rank]}
     ledger.write("evaluation_shard", shard | {"duration_ns": 2 * NS_PER_S})
+    clock.advance(0.2)  # the other ranks wait for rank 0
     if rank == 0:
-        counts = {"epoch": epoch, "samples": sum(shards), "correct": sum(correct)}
-        ledger.write("evaluation", counts | {"quality": sum(correct) / sum(shards), "loss": 1.5})
+        counts = {"epoch": epoch, "samples": sum(shards), "counts": {"correct": [sum(correct)]}, "curves": []}
+        counts |= {"quality": sum(correct) / sum(shards), "loss": 1.5, "duration_ns": NS_PER_S // 10}
+        ledger.write("evaluation", counts)
 
 
 @dataclass

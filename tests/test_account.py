@@ -15,7 +15,7 @@ from hpcai500.account import STEP_PHASES, EpochAccount, PhaseTimer
 from hpcai500.collector import StepRecorder
 from hpcai500.errors import DivergedError
 from hpcai500.ledger import LedgerWriter, read_ledger
-from hpcai500.pipelines.pipeline import Batch
+from hpcai500.pipelines.image_pipeline import ImageBatch
 from hpcai500.pipelines.sampling import sample_digest
 from hpcai500.record import Position
 
@@ -32,7 +32,7 @@ def enter_steps(account: EpochAccount, losses: list[float], *, first_id: int = 0
         for phase in STEP_PHASES:
             timer.lap(phase)
         ids = np.arange(first_id + 4 * step, first_id + 4 * step + 4)
-        batch = Batch(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), ids)
+        batch = ImageBatch(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), ids)
         account.enter_step(batch, torch.tensor(loss), 0.1 * (step + 1), timer)
 
 

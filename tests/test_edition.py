@@ -7,7 +7,7 @@ import pytest
 
 from hpcai500.edition import RULES_FOLDER, check_level, load_edition, read_edition, rules_digest
 from hpcai500.errors import RulesError, UnknownNameError, UsageError
-from hpcai500.metrics import resnet50_flop
+from hpcai500.flop_forms import resnet50_flop
 
 RESNET50 = load_edition().workload("resnet50")
 

@@ -20,8 +20,10 @@ from hpcai500.edition import load_edition
 from hpcai500.engine import Engine, Schedule
 from hpcai500.errors import DivergedError
 from hpcai500.ledger import Entry, LedgerWriter, read_ledger
-from hpcai500.pipelines.pipeline import ImagePipelineConfig, open_pipeline
+from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
 from hpcai500.workloads.resnet50 import ResNet50Workload
+
+SMOKE = load_edition().workload("resnet50").size("smoke")
 
 
 class SmallNetwork(nn.Sequential):
@@ -47,7 +49,7 @@ def train(data: Path, folder: Path, *, epochs: int = 2, seed: int = 5, **overrid
     """Train on one rank and return its ledger."""
     overrides = {"batch_size_per_rank": 24, "crop_area_min": 0.5, **overrides}
     settings = load_edition().workload("resnet50").resolve("smoke", "free", overrides)
-    pipeline = open_pipeline(
+    pipeline = open_image_pipeline(
         "torch",
         ImagePipelineConfig(
             path=data,
@@ -65,8 +67,8 @@ def train(data: Path, folder: Path, *, epochs: int = 2, seed: int = 5, **overrid
     comm = open_communicator("serial")
     with LedgerWriter(folder / "ledger" / "rank-00000.jsonl") as ledger:
         engine = Engine(
-            Schedule(num_epochs=epochs, evaluation_period_epochs=1, report_steps=2, seed=seed),
-            workload=SmallWorkload(settings, num_classes=10, num_ranks=1, device="cpu"),
+            Schedule(num_epochs=epochs, evaluation_period_epochs=1, report_steps=2, seed=seed, quality="top-1"),
+            workload=SmallWorkload(settings, size=SMOKE, num_ranks=1, device="cpu"),
             pipeline=pipeline,
             comm=comm,
             ledger=ledger,
@@ -172,8 +174,8 @@ def test_bf16_trains_too(smoke_data: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")  # torch's compiler uses it itself
 def test_a_compiled_model_trains_and_counts_the_same_flop(smoke_data: Path) -> None:
     settings = load_edition().workload("resnet50").resolve("smoke", "free", {"torch_compile": "true"})
-    workload = SmallWorkload(settings, num_classes=10, num_ranks=1, device="cpu")
-    plain = SmallWorkload({**settings, "torch_compile": False}, num_classes=10, num_ranks=1, device="cpu")
+    workload = SmallWorkload(settings, size=SMOKE, num_ranks=1, device="cpu")
+    plain = SmallWorkload({**settings, "torch_compile": False}, size=SMOKE, num_ranks=1, device="cpu")
     assert workload.count_flop() == plain.count_flop()
     torch.manual_seed(0)
     compiled = workload.build_model()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcai500 import metrics
+from hpcai500 import flop_forms, metrics
 from hpcai500.edition import RULES_FOLDER, load_edition
 
 OFFICIAL = load_edition().workload("resnet50").size("official")
@@ -60,7 +60,7 @@ def test_the_published_rows_do_not_reproduce_with_n_5() -> None:
 def test_flop_in_closed_form_is_what_the_flop_counter_counts(
     image_size: int, num_classes: int, variant: str, forward: int, training: int
 ) -> None:
-    assert metrics.resnet50_flop(image_size, num_classes, variant=variant) == (forward, training)
+    assert flop_forms.resnet50_flop(image_size, num_classes, variant=variant) == (forward, training)
 
 
 @given(flop=POSITIVE, duration_s=POSITIVE, target=FRACTIONS, exponent=st.floats(0, 20))

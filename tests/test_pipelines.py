@@ -18,7 +18,8 @@ from PIL import Image
 
 from hpcai500.errors import BackendUnavailableError, DataError, SampleError, UnknownNameError, UsageError
 from hpcai500.pipelines.hdf5 import ImageSplit
-from hpcai500.pipelines.pipeline import Batch, ImagePipelineConfig, Pipeline, open_pipeline
+from hpcai500.pipelines.image_pipeline import ImageBatch, ImagePipelineConfig, open_image_pipeline
+from hpcai500.pipelines.pipeline import Pipeline
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_TRAIN, NUM_VALIDATION = 53, 21
@@ -64,17 +65,17 @@ def open_one_fixture(request: pytest.FixtureRequest, data: Path, opened: list[Pi
     name, num_workers = request.param
 
     def open_one(path: Path = data, **changes: Any) -> Pipeline:
-        opened.append(open_pipeline(name, config_of(path, **({"num_workers": num_workers} | changes))))
+        opened.append(open_image_pipeline(name, config_of(path, **({"num_workers": num_workers} | changes))))
         return opened[-1]
 
     return open_one
 
 
-def ids_of(batches: Iterator[Batch]) -> list[int]:
+def ids_of(batches: Iterator[ImageBatch]) -> list[int]:
     return [int(i) for batch in batches for i in batch.ids]
 
 
-def pixels(batch: Batch) -> np.ndarray:
+def pixels(batch: ImageBatch) -> np.ndarray:
     """Pictures with values 0..255, shape (n, side, side, 3)."""
     images = batch.images.permute(0, 2, 3, 1).double().numpy()
     return (images * STD + MEAN) * 255
@@ -284,7 +285,7 @@ def test_grey_cmyk_png_and_other_kinds_become_rgb(open_one: Open, tmp_path: Path
 def test_pipelines_agree_within_rounding(data: Path, tmp_path: Path, opened: list[Pipeline]):
     strange = write(tmp_path / "strange.h5", list(strange_pictures().values()), list(strange_pictures().values()))
     for path in (data, strange):
-        ours, theirs = (open_pipeline(name, config_of(path, num_workers=1)) for name in ("torch", "dali"))
+        ours, theirs = (open_image_pipeline(name, config_of(path, num_workers=1)) for name in ("torch", "dali"))
         opened += [ours, theirs]
         pairs = [
             *zip(ours.train_batches(0), theirs.train_batches(0), strict=True),
@@ -405,7 +406,7 @@ def test_the_dataset_of_the_workers_can_be_pickled_for_other_start_methods(data:
 
 def test_closing_ends_the_workers(data: Path):
     before = set(multiprocessing.active_children())
-    pipeline = open_pipeline("torch", config_of(data, num_workers=2))
+    pipeline = open_image_pipeline("torch", config_of(data, num_workers=2))
     next(pipeline.train_batches(0))
     assert len(set(multiprocessing.active_children()) - before) == 2
     pipeline.close()
@@ -440,7 +441,7 @@ def test_closing_ends_the_workers(data: Path):
 )
 def test_impossible_settings_are_refused(data: Path, name: str, changes: dict[str, Any], message: str):
     with pytest.raises(UsageError, match=message):
-        open_pipeline(name, config_of(data, **changes))
+        open_image_pipeline(name, config_of(data, **changes))
 
 
 def test_a_step_beyond_the_epoch_is_refused(open_one: Open):
@@ -450,7 +451,7 @@ def test_a_step_beyond_the_epoch_is_refused(open_one: Open):
 
 def test_an_unknown_pipeline_lists_those_that_exist(data: Path):
     with pytest.raises(UnknownNameError, match=r"'dalli' \(did you mean 'dali'\?\); known: dali, torch"):
-        open_pipeline("dalli", config_of(data))
+        open_image_pipeline("dalli", config_of(data))
 
 
 def test_an_empty_validation_set_is_refused(open_one: Open, tmp_path: Path):
@@ -466,4 +467,4 @@ def test_a_missing_file_is_refused(open_one: Open, tmp_path: Path):
 def test_without_dali_the_error_says_how_to_get_it(data: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # what Python itself does for "does not import"
     with pytest.raises(BackendUnavailableError, match=r"pip install 'hpcai500\[dali\]'"):
-        open_pipeline("dali", config_of(data))
+        open_image_pipeline("dali", config_of(data))

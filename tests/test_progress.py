@@ -55,7 +55,8 @@ def test_the_state_follows_the_ledger(tmp_path: Path) -> None:
         state = follower.poll()
         assert (state.step, state.samples_per_s, state.loss) == (3, 16.0, 2.0)
         ledger.write("window", window(1, 3, 2))
-        ledger.write("evaluation", {"epoch": 2, "samples": 10, "correct": 7, "quality": 0.7, "loss": 1.0})
+        counts = {"epoch": 2, "samples": 10, "counts": {"correct": [7]}, "curves": [], "loss": 1.0, "duration_ns": 0}
+        ledger.write("evaluation", {**counts, "quality": 0.7})
         ledger.close("completed", "all epochs done")
     state = follower.poll()
     assert (state.step, state.quality, state.phase) == (10, 0.7, "completed")

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from hpcai500.edition import load_edition
 from hpcai500.errors import UnknownNameError, UsageError
-from hpcai500.pipelines.pipeline import Batch
+from hpcai500.pipelines.image_pipeline import ImageBatch
 from hpcai500.workloads import open_workload
 
 
 def open_resnet50(size: str = "official", *, num_ranks: int = 1, **overrides: Any) -> Any:
     settings = load_edition().workload("resnet50").resolve(size, "free", overrides)
-    return open_workload("resnet50", settings, num_classes=10, num_ranks=num_ranks, device="cpu")
+    rules = load_edition().workload("resnet50").size("smoke")
+    return open_workload("resnet50", settings, size=rules, num_ranks=num_ranks, device="cpu")
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> None:
@@ -73,8 +74,8 @@ class FixedScores(nn.Module):
         return self.scores
 
 
-def batch_of(labels: list[int]) -> Batch:
-    return Batch(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels), np.arange(len(labels)))
+def batch_of(labels: list[int]) -> ImageBatch:
+    return ImageBatch(torch.zeros(len(labels), 3, 4, 4), torch.tensor(labels), np.arange(len(labels)))
 
 
 def test_the_loss_is_cross_entropy_with_label_smoothing_as_the_formula_says() -> None:
@@ -90,9 +91,11 @@ def test_the_loss_is_cross_entropy_with_label_smoothing_as_the_formula_says() ->
 
 def test_an_evaluation_counts_hits_and_sums_the_loss_without_smoothing() -> None:
     scores = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
-    counts = open_resnet50().evaluate(FixedScores(scores), batch_of([0, 1, 1]))
+    evaluation = open_resnet50().begin_evaluation()
+    evaluation.add(FixedScores(scores), batch_of([0, 1, 1]))
+    counts = evaluation.shard()
     log_p = scores.log_softmax(dim=1)
-    assert (counts.samples, counts.correct) == (3, 2)
+    assert (counts.samples, counts.counts) == (3, {"correct": [2]})
     assert counts.loss_sum == pytest.approx(-float(log_p[0, 0] + log_p[1, 1] + log_p[2, 1]))
 
 
@@ -122,4 +125,4 @@ def test_fp16_on_a_cpu_is_refused_with_a_way_out() -> None:
 
 def test_an_unknown_workload_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown workload 'resnet5' \(did you mean 'resnet50'\?\)"):
-        open_workload("resnet5", {}, num_classes=10, num_ranks=1, device="cpu")
+        open_workload("resnet5", {}, size=load_edition().workload("resnet50").size("smoke"), num_ranks=1, device="cpu")

@@ -101,12 +101,10 @@ def curve(run_folder: Path) -> dict[str, list[Any]]:
     by_rank: dict[str, list[Any]] = {}
     for ledger in run.ledgers:
         steps = [(w.epoch, w.first_step, w.loss_sum, w.learning_rate) for w in ledger.values(Window)]
-        shards = [(s.epoch, s.samples, s.correct, s.loss_sum) for s in ledger.values(EvaluationShard)]
+        shards = [(s.epoch, s.samples, s.counts, s.loss_sum) for s in ledger.values(EvaluationShard)]
         by_rank.setdefault(f"steps {ledger.rank}", []).extend(steps)
         by_rank.setdefault(f"shards {ledger.rank}", []).extend(shards)
-    by_rank["quality"] = [
-        (e.epoch, e.correct, e.quality, e.loss) for root in run.roots for e in root.values(Evaluation)
-    ]
+    by_rank["quality"] = [(e.epoch, e.counts, e.quality, e.loss) for root in run.roots for e in root.values(Evaluation)]
     return by_rank
 
 

@@ -10,7 +10,8 @@ import pytest
 from recording import EDITION, NS_PER_S, Forger, record_submission
 
 from hpcai500.errors import RecordError, UsageError
-from hpcai500.metrics import bootstrap_interval, resnet50_flop
+from hpcai500.flop_forms import resnet50_flop
+from hpcai500.metrics import bootstrap_interval
 from hpcai500.submission import (
     RunConfig,
     RunResult,
@@ -44,7 +45,7 @@ def test_the_figures_of_a_run_follow_from_its_ledgers(path: Path) -> None:
     assert result.train_s == SIZE.epochs * steps
     assert parts.forward_backward_s == pytest.approx(0.6 * SIZE.epochs * steps)
     assert parts.data_wait_s == pytest.approx(0.1 * SIZE.epochs * steps)
-    assert parts.evaluation_s == 2 * SIZE.epochs
+    assert parts.evaluation_s == pytest.approx(2.05 * SIZE.epochs)  # rank 0 alone takes 0.1 s for the whole
     assert parts.checkpoint_s == 0.25 * SIZE.epochs  # 0.5 s on rank 0, nothing on rank 1
     assert result.wall_s == pytest.approx(sum(msgspec.structs.astuple(parts)))
     flop = resnet50_flop(32, SIZE.num_classes)[1]

@@ -183,7 +183,7 @@ def change_byte(path: Path) -> None:
 
 def set_quality_everywhere(forger: Forger, correct_per_sample: float) -> None:
     def change(value: dict[str, Any]) -> None:
-        value["correct"] = int(value["samples"] * correct_per_sample)
+        value["counts"] = {"correct": [int(value["samples"] * correct_per_sample)]}
 
     forger.edit_events("evaluation_shard", change)
 
@@ -313,10 +313,11 @@ MUTATIONS = (
             line for line in lines if not (line["event"].startswith("evaluation") and line["value"]["epoch"] == 1)]),
             number=number, rank=rank) for number in (1, 2) for rank in (0, 1)]),
     Mutation("check_evaluations", "counts.evaluations", "an easier validation set", lambda f: (
-        f.edit_events("evaluation_shard", lambda v: v.update(samples=v["correct"])),
-        f.edit_events("evaluation", lambda v: v.update(samples=v["correct"], quality=1.0), rank=0))),
+        f.edit_events("evaluation_shard", lambda v: v.update(samples=v["counts"]["correct"][0])),
+        f.edit_events("evaluation", lambda v: v.update(samples=v["counts"]["correct"][0], quality=1.0), rank=0))),
     Mutation("check_evaluations", "counts.evaluations", "more correct than samples",
-             lambda f: f.edit_events("evaluation_shard", lambda v: v.update(correct=v["samples"] + 1), rank=1)),
+             lambda f: f.edit_events(
+                 "evaluation_shard", lambda v: v["counts"].update(correct=[v["samples"] + 1]), rank=1)),
     # resumed runs
     Mutation("check_segments", "chain.segments", "resumed from what was never saved", lambda f: edit_resume(
         f, path="epoch-0002.pt", epoch=2), resumed=True),
@@ -337,11 +338,13 @@ MUTATIONS = (
     Mutation("check_quality", "figures.quality", "accuracy 0.9999",
              lambda f: f.edit_events("evaluation", lambda v: v.update(quality=0.9999), rank=0)),
     Mutation("check_quality", "figures.quality", "more correct in sum", lambda f: f.edit_events(
-        "evaluation", lambda v: v.update(correct=v["samples"], quality=1.0), rank=0)),
+        "evaluation", lambda v: v.update(counts={"correct": [v["samples"]]}, quality=1.0), rank=0)),
     Mutation("check_quality", "figures.quality", "a lower loss",
              lambda f: f.edit_events("evaluation", lambda v: v.update(loss=0.01), rank=0)),
     Mutation("check_quality", "figures.quality", "accuracy 0.99 in the shards alone",
              lambda f: set_quality_everywhere(f, 0.99)),
+    Mutation("check_quality", "figures.quality", "a curve that top-1 has not",
+             lambda f: f.edit_events("evaluation", lambda v: v.update(curves=[[1.0]]), rank=0)),
     Mutation("check_result", "figures.result", "a faster result",
              lambda f: f.edit_json(f.run() / "result.json", lambda r: r.update(wall_s=r["wall_s"] / 2)), "digests"),
     Mutation("check_result", "figures.result", "a part of the time hidden", lambda f: f.edit_json(

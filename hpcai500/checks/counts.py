@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.events import DataOpen, EpochPart, Evaluation, EvaluationShard, ModelBuilt, Window
 from hpcai500.finding import Finding
-from hpcai500.metrics import resnet50_flop
+from hpcai500.flop_forms import flop_form
+from hpcai500.qualities import quality_named
 from hpcai500.record import Position, RankLedger, Segment
 
 
@@ -72,14 +73,13 @@ def check_model(case: Case) -> list[Finding]:
         model = ledger.value(ModelBuilt)
         if model is None:
             continue
-        image_size, variant = int(run.config.settings["train_image_size"]), str(run.config.settings["model_variant"])
-        forward, training = resnet50_flop(image_size, case.size.num_classes, variant=variant)
+        form = flop_form(case.submission.workload, run.config.settings, case.size)
         pairs: dict[str, tuple[object, object]] = {
             "num_parameters": (case.size.num_parameters, model.num_parameters),
             "num_classes": (case.size.num_classes, model.num_classes),
-            "image_size": (image_size, model.image_size),
-            "flop_forward_per_sample": (forward, model.flop_forward_per_sample),
-            "flop_training_per_sample": (training, model.flop_training_per_sample),
+            "input_shape": (list(form.input_shape), model.input_shape),
+            "flop_forward_per_sample": (form.forward, model.flop_forward_per_sample),
+            "flop_training_per_sample": (form.training, model.flop_training_per_sample),
         }
         findings += _differences("counts.model", f"{ledger.place}:model_built", pairs)
     return findings
@@ -171,7 +171,7 @@ def check_digests(case: Case) -> list[Finding]:
 
 def check_evaluations(case: Case) -> list[Finding]:
     """Every rank evaluates its shard after each period of the rules and after the last epoch, and rank 0 the whole."""
-    size = case.size
+    size, quality = case.size, quality_named(case.workload.quality)
     findings = []
     for _, segment, ledger, start, until in _segment_ledgers(case):
         expected = [
@@ -190,9 +190,7 @@ def check_evaluations(case: Case) -> list[Finding]:
         num_samples = len(range(ledger.rank, size.num_validation_samples, segment.num_ranks))
         for shard in ledger.values(EvaluationShard):
             place = f"{ledger.place}:evaluation_shard[{shard.epoch}]"
-            pairs: dict[str, tuple[object, object]] = {
-                "samples": (num_samples, shard.samples),
-                "correct": (min(shard.correct, shard.samples), shard.correct),
-            }
-            findings += _differences("counts.evaluations", place, pairs)
+            findings += _differences("counts.evaluations", place, {"samples": (num_samples, shard.samples)})
+            for wanted, there in quality.problems(shard.samples, shard.counts, None):
+                findings.append(Finding("counts.evaluations", f"{place}:counts", wanted, there))
     return findings

@@ -14,6 +14,7 @@ from hpcai500.checks.case import Case
 from hpcai500.errors import RecordError
 from hpcai500.events import Evaluation, EvaluationShard
 from hpcai500.finding import Finding
+from hpcai500.qualities import quality_named
 from hpcai500.submission import summarise
 
 RELATIVE_TOLERANCE = 1e-9
@@ -40,8 +41,8 @@ def _compare(rule: str, place: str, expected: object, found: object) -> list[Fin
 
 
 def check_quality(case: Case) -> list[Finding]:
-    """Every evaluation is the sum of its shards, and its quality and loss follow from its counts."""
-    findings = []
+    """Every evaluation is the sum of its shards, and its quality and loss follow from its counts and curves."""
+    findings, quality = [], quality_named(case.workload.quality)
     for run in case.completed:
         shards: dict[int, list[EvaluationShard]] = {}
         for ledger in run.record.ledgers:
@@ -49,17 +50,30 @@ def check_quality(case: Case) -> list[Finding]:
                 shards.setdefault(shard.epoch, []).append(shard)
         for root, evaluation in ((ledger, value) for ledger in run.record.roots for value in ledger.values(Evaluation)):
             parts = shards.get(evaluation.epoch, [])
-            samples, correct = sum(part.samples for part in parts), sum(part.correct for part in parts)
-            expected = Evaluation(
-                epoch=evaluation.epoch,
-                samples=samples,
-                correct=correct,
-                quality=correct / samples if samples else 0.0,
-                loss=sum(part.loss_sum for part in parts) / samples if samples else 0.0,
-            )
+            samples, counts = sum(part.samples for part in parts), _sum_counts(parts)
+            losses = [part.loss_sum for part in parts if part.loss_sum is not None]
             place = f"{root.place}:evaluation[{evaluation.epoch}]"
+            problems = quality.problems(samples, counts, evaluation.curves)
+            findings += [Finding("figures.quality", place, wanted, found) for wanted, found in problems]
+            expected = msgspec.structs.replace(
+                evaluation,
+                samples=samples,
+                counts=counts,
+                quality=0.0 if problems else quality.compute(samples, counts, evaluation.curves),
+                loss=sum(losses) / samples if samples and len(losses) == len(parts) else None,
+            )
             findings += _compare("figures.quality", place, expected, evaluation)
     return findings
+
+
+def _sum_counts(parts: list[EvaluationShard]) -> dict[str, list[int]]:
+    """The counts of all shards together; shards whose numbers differ in shape have findings of their own."""
+    total: dict[str, list[int]] = {}
+    for part in parts:
+        for name, numbers in part.counts.items():
+            before = total.get(name, [0] * len(numbers))
+            total[name] = [one + other for one, other in zip(before, numbers, strict=False)]
+    return total
 
 
 def check_result(case: Case) -> list[Finding]:

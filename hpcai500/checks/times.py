@@ -7,7 +7,16 @@ rescales every time of every rank alike is not found out here.
 from __future__ import annotations
 
 from hpcai500.checks.case import Case
-from hpcai500.events import Checkpoint, ClockStart, ClockStop, EvaluationShard, RunClose, RunOpen, Window
+from hpcai500.events import (
+    Checkpoint,
+    ClockStart,
+    ClockStop,
+    Evaluation,
+    EvaluationShard,
+    RunClose,
+    RunOpen,
+    Window,
+)
 from hpcai500.finding import Finding
 
 NS_PER_S = 10**9
@@ -63,7 +72,7 @@ def check_durations(case: Case) -> list[Finding]:
             continue
         spent_ns = 0
         for entry in ledger.entries:
-            if isinstance(entry.value, Window | EvaluationShard | Checkpoint):
+            if isinstance(entry.value, Window | EvaluationShard | Evaluation | Checkpoint):
                 spent_ns += entry.value.duration_ns
                 passed_ns = entry.time_ns - start_ns
                 if spent_ns > passed_ns + SLACK_NS:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hpcai500.errors import BackendUnavailableError, RunError
 from hpcai500.pipelines.decode import picture_buffer, render_batch
 from hpcai500.pipelines.hdf5 import ImageSplit
-from hpcai500.pipelines.pipeline import Batch, BatchPlan, ImagePipeline, ImagePipelineConfig, plan_batch
+from hpcai500.pipelines.image_pipeline import BatchPlan, ImageBatch, ImagePipeline, ImagePipelineConfig, plan_batch
 
 LOG = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class DaliPipeline(ImagePipeline):
         self._readers = {split.split: ReadAhead(split, config.prefetch) for split in (self.train, self.validation)}
         self._graphs: dict[str, Graph] = {}
 
-    def _load(self, split: ImageSplit, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
+    def _load(self, split: ImageSplit, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[ImageBatch]:
         done = 0
         while done < len(todo):
             graph = self._graphs.pop(split.split, None) or Graph(self.config, split.split)
@@ -177,11 +177,11 @@ class DaliPipeline(ImagePipeline):
                 yield self._decoded_by_pillow(split, plan_batch(self.config, split, epoch, todo[done]))
                 done += 1
 
-    def _batch(self, split: ImageSplit, images: torch.Tensor, ids: NDArray[np.int64]) -> Batch:
+    def _batch(self, split: ImageSplit, images: torch.Tensor, ids: NDArray[np.int64]) -> ImageBatch:
         labels = torch.from_numpy(split.labels[ids].astype(np.int64))
-        return Batch(images, labels.to(self.device, non_blocking=True), ids)
+        return ImageBatch(images, labels.to(self.device, non_blocking=True), ids)
 
-    def _decoded_by_pillow(self, split: ImageSplit, plan: BatchPlan) -> Batch:
+    def _decoded_by_pillow(self, split: ImageSplit, plan: BatchPlan) -> ImageBatch:
         """A batch that DALI gave up; raises SampleError or leaves samples out, as the settings say."""
         LOG.warning("DALI does not decode a batch of %s; Pillow tries", split.path)
         packed, offsets = split.read(plan.ids)

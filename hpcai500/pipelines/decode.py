@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from hpcai500.errors import SampleError
 from hpcai500.pipelines.hdf5 import ImageSplit
-from hpcai500.pipelines.pipeline import BatchPlan
+from hpcai500.pipelines.image_pipeline import BatchPlan
 
 FORMATS = ("JPEG", "PNG")  # what ImageNet holds: 1,281,166 JPEG and one PNG named .JPEG; told apart by content
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from hpcai500.errors import DataError
 from hpcai500.pipelines.decode import picture_buffer, render_batch
 from hpcai500.pipelines.hdf5 import ImageSplit
-from hpcai500.pipelines.pipeline import Batch, ImagePipeline, ImagePipelineConfig, plan_batch
+from hpcai500.pipelines.image_pipeline import ImageBatch, ImagePipeline, ImagePipelineConfig, plan_batch
 
 
 class Request(NamedTuple):
@@ -140,10 +140,10 @@ class TorchPipeline(ImagePipeline):
         super().__init__(config)
         self._loaders = {split.split: Loader(config, split) for split in (self.train, self.validation)}
 
-    def _load(self, split: ImageSplit, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[Batch]:
+    def _load(self, split: ImageSplit, epoch: int | None, todo: list[NDArray[np.int64]]) -> Iterator[ImageBatch]:
         for pictures, ids in self._loaders[split.split].run(epoch, todo):
             labels = torch.from_numpy(split.labels[ids].astype(np.int64)).to(self.device, non_blocking=True)
-            yield Batch(self.normalise(pictures), labels, ids)
+            yield ImageBatch(self.normalise(pictures), labels, ids)
 
     def close(self) -> None:
         """End the workers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import SGD, Optimizer
 
+from hpcai500.edition import Size
 from hpcai500.errors import UsageError
 from hpcai500.flop import FlopCount, count_flop
 from hpcai500.models.resnet import ResNet50
-from hpcai500.pipelines.pipeline import Batch
-from hpcai500.workloads.workload import ShardCounts
+from hpcai500.pipelines.image_pipeline import ImageBatch
+from hpcai500.pipelines.pipeline import Pipeline
+from hpcai500.workloads.workload import Evaluation, Shard
 
 REFERENCE_BATCH = 256  # pictures; the recipe states its learning rate per 256 (Goyal et al. 2017, section 2.1)
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,9 +32,10 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class ResNet50Workload:
     """ResNet-50 with SGD, label smoothing and a warmed-up cosine learning rate."""
 
-    def __init__(self, settings: dict[str, Any], *, num_classes: int, num_ranks: int, device: str) -> None:
+    def __init__(self, settings: dict[str, Any], *, size: Size, num_ranks: int, device: str) -> None:
         self.settings = settings
-        self.num_classes = num_classes
+        self.num_classes = size.num_classes
+        self.input_shape = (3, settings["train_image_size"], settings["train_image_size"])
         self.device = device
         self.global_batch_size = settings["batch_size_per_rank"] * num_ranks
         self.memory_format = (
@@ -74,29 +78,51 @@ class ResNet50Workload:
         progress = (step - warmup_steps) / max(1.0, num_epochs * steps_per_epoch - warmup_steps)
         return float(0.5 * peak * (1.0 + math.cos(math.pi * progress)))
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: ImageBatch) -> Tensor:
         """Mean cross-entropy with label smoothing (Szegedy et al., CVPR 2016, section 7)."""
-        scores = self._scores(model, batch)
+        scores = self.scores(model, batch)
         return functional.cross_entropy(scores, batch.labels, label_smoothing=self.settings["label_smoothing"])
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> ShardCounts:
-        """Count top-1 hits; the loss is cross-entropy without smoothing."""
-        scores = self._scores(model, batch)
-        correct = (scores.argmax(dim=1) == batch.labels).sum()
-        loss_sum = functional.cross_entropy(scores, batch.labels, reduction="sum")
-        return ShardCounts(samples=len(batch.labels), correct=int(correct), loss_sum=float(loss_sum))
+    def begin_evaluation(self) -> Evaluation:
+        """Of top-1."""
+        return TopOneEvaluation(self)
 
     def count_flop(self) -> FlopCount:
-        size = self.settings["train_image_size"]
-        return count_flop(self._make_model, (3, size, size))
+        return count_flop(self._make_model, self.input_shape)
 
     @property
     def _make_model(self) -> partial[ResNet50]:
         return partial(ResNet50, num_classes=self.num_classes, variant=self.settings["model_variant"])
 
-    def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
+    def scores(self, model: nn.Module, batch: ImageBatch) -> Tensor:
         """Class scores (batch, num_classes) in float32; the loss is never computed in reduced precision."""
         device_type = "cuda" if self.device.startswith("cuda") else "cpu"
         with torch.autocast(device_type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             scores: Tensor = model(batch.images)
         return scores.float()
+
+
+class TopOneEvaluation:
+    """Counts top-1 hits; the loss is cross-entropy without smoothing."""
+
+    def __init__(self, workload: ResNet50Workload) -> None:
+        self._workload = workload
+        self._shard = Shard(0, {"correct": [0]}, 0.0)
+
+    def add(self, model: nn.Module, batch: ImageBatch) -> None:
+        scores = self._workload.scores(model, batch)
+        correct = int((scores.argmax(dim=1) == batch.labels).sum())
+        loss_sum = float(functional.cross_entropy(scores, batch.labels, reduction="sum"))
+        self._shard = self._shard.plus(Shard(len(batch.labels), {"correct": [correct]}, loss_sum))
+
+    def shard(self) -> Shard:
+        return self._shard
+
+    def detail(self) -> None:
+        """Nothing: the counts say all."""
+
+    def curves(self, details: list[Any]) -> list[list[float]]:
+        return []
+
+    def write_details(self, folder: Path, pipeline: Pipeline) -> None:
+        """Nothing: one number says all."""

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpcai500.flop import FlopCount
-from hpcai500.pipelines.pipeline import Batch
+from hpcai500.pipelines.pipeline import Pipeline
 
 
-class ShardCounts(NamedTuple):
-    """What an evaluation counted on one batch or one rank's shard: sums, so that shards of any size add up exactly."""
+class Shard(NamedTuple):
+    """What an evaluation counted on one rank's shard, as sums, so that shards of any size add up exactly.
+
+    Attributes:
+        samples: evaluated by the rank.
+        counts: whole numbers that the workload's quality is computed from (hpcai500/qualities.py).
+        loss_sum: over samples; None where the evaluation computes no loss.
+    """
 
     samples: int
-    correct: int
-    loss_sum: float
+    counts: dict[str, list[int]]
+    loss_sum: float | None
 
-    def plus(self, other: ShardCounts) -> ShardCounts:
-        return ShardCounts(self.samples + other.samples, self.correct + other.correct, self.loss_sum + other.loss_sum)
+    def plus(self, other: Shard) -> Shard:
+        """Both together."""
+        counts = {
+            name: [mine + theirs for mine, theirs in zip(numbers, other.counts[name], strict=True)]
+            for name, numbers in self.counts.items()
+        }
+        has_loss = self.loss_sum is not None and other.loss_sum is not None
+        loss_sum = (self.loss_sum or 0.0) + (other.loss_sum or 0.0) if has_loss else None
+        return Shard(self.samples + other.samples, counts, loss_sum)
+
+
+class Evaluation(Protocol):
+    """One evaluation on one rank; a new one is begun each time."""
+
+    def add(self, model: nn.Module, batch: Any) -> None:
+        """Evaluate a validation batch. Called under ``torch.inference_mode``."""
+
+    def shard(self) -> Shard:
+        """What was counted on this rank; there may have been no batch."""
+
+    def detail(self) -> Any:
+        """What rank 0 needs of this rank beyond the shard, something that can be pickled; None if nothing."""
+
+    def curves(self, details: list[Any]) -> list[list[float]]:
+        """On rank 0, from the details of all ranks: what the quality follows from beside the counts; else empty."""
+
+    def write_details(self, folder: Path, pipeline: Pipeline) -> None:
+        """On rank 0, after ``curves`` of the last evaluation and off the clock: write what people want to look at."""
 
 
 class Workload(Protocol):
@@ -27,6 +60,8 @@ class Workload(Protocol):
 
     settings: dict[str, Any]
     device: str
+    input_shape: tuple[int, ...]
+    """Of one training sample."""
 
     def build_model(self) -> nn.Module:
         """Make the model on the device, initialised from torch's global random state."""
@@ -37,11 +72,11 @@ class Workload(Protocol):
     def learning_rate(self, step: int, *, steps_per_epoch: int, num_epochs: int) -> float:
         """Learning rate of a step of the run; ``step`` counts from 0 over all epochs."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Mean loss of a batch, a scalar tensor with its graph."""
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> ShardCounts:
-        """Count what the model gets right on a validation batch. Called under ``torch.inference_mode``."""
+    def begin_evaluation(self) -> Evaluation:
+        """Begin to evaluate; the quality is that which the workload's rules name."""
 
     def count_flop(self) -> FlopCount:
         """FLOP of one training sample at the resolution it is trained at."""
