@@ -1,9 +1,9 @@
 """Every constant of Faster R-CNN with a ResNet-50-FPN backbone, without a default: the rules give them.
 
-Sources: [ren] Ren et al., "Faster R-CNN", NIPS 2015 (arXiv 1506.01497v3); [fpn] Lin et al., "Feature Pyramid Networks for
-Object Detection", CVPR 2017 (arXiv 1612.03144v2); [fast] Girshick, "Fast R-CNN", ICCV 2015 (arXiv 1504.08083); [mask] He
-et al., "Mask R-CNN", ICCV 2017 (arXiv 1703.06870v3); [tv] torchvision's fasterrcnn_resnet50_fpn, release 0.28. Where they
-differ the values named here, and those of the rules, are torchvision's.
+Sources: [ren] Ren et al., "Faster R-CNN", NIPS 2015 (arXiv 1506.01497v3); [fpn] Lin et al., "Feature Pyramid Networks
+for Object Detection", CVPR 2017 (arXiv 1612.03144v2); [fast] Girshick, "Fast R-CNN", ICCV 2015 (arXiv 1504.08083);
+[mask] He et al., "Mask R-CNN", ICCV 2017 (arXiv 1703.06870v3); [tv] torchvision's fasterrcnn_resnet50_fpn, release
+0.28. The values named are torchvision's; where a paper is named as well it has the same.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class FasterRCNNConfig:
         rpn_positive_fraction: of them at most. [ren] section 3.1.3: 0.5 ("a ratio of up to 1:1").
         rpn_pre_nms_top_n_training: best anchors of each level and image that suppression looks at. [tv]: 2000.
         rpn_pre_nms_top_n_testing: the same in evaluation. [tv]: 1000.
-        rpn_post_nms_top_n_training: best proposals of an image, over its levels. [tv]: 2000, [ren] section 3.3: about 2000.
-        rpn_post_nms_top_n_testing: the same in evaluation. [tv]: 1000, [fpn] section 5.2.
+        rpn_post_nms_top_n_training: best proposals of an image, over its levels. [tv], [fpn] section 5.2: 2000.
+        rpn_post_nms_top_n_testing: the same in evaluation. [tv], [fpn] section 5.2: 1000.
         rpn_nms_iou: a proposal overlapping a better one more than this goes. [ren] section 3.3: 0.7.
         rpn_score_threshold: proposals less probable than this go. [tv]: 0, so none.
         rpn_min_box_size: proposals narrower or lower than this go. [tv]: 0.001.
         rpn_box_weights: factors of (dx, dy, dw, dh) of the box code. [tv]: 1, 1, 1, 1 ([ren] equation 2 has none).
         rpn_smooth_l1_beta: where the box loss turns from square to linear. [tv]: 1/9.
         roi_output_size: cells along a side of a pooled region. [fpn] section 4.2: 7.
-        roi_sampling_ratio: points along a side of a cell. [mask] section 3: 4 points a cell; [tv]: 2.
+        roi_sampling_ratio: points along a side of a cell. [tv]: 2; [mask] section 3: four points a cell.
         roi_canonical_size: side of a region that is pooled from the canonical level. [fpn] equation 1: 224.
         roi_canonical_level: that level. [fpn] equation 1: 4.
         box_head_width: of both hidden layers. [fpn] section 4.2: 1024.

@@ -60,14 +60,15 @@ def _make_stage(in_channels: int, width: int, num_blocks: int, *, stride: int, v
 
 
 class ResNet50(nn.Module):
-    """ResNet-50: maps pictures (batch, 3, height, width) to class scores (batch, num_classes).
+    """ResNet-50: maps pictures (batch, in_channels, height, width) to class scores (batch, num_classes).
 
-    Any height and width of at least 32 work, since the last pooling is global.
+    Any height and width of at least 32 work, since the last pooling is global. Without classes (None) it is a body for
+    other networks, which take its ``stages``; it then has no last layer and cannot be called.
     """
 
-    def __init__(self, *, num_classes: int = 1000, variant: Variant = "v1.5") -> None:
+    def __init__(self, *, in_channels: int = 3, num_classes: int | None = 1000, variant: Variant = "v1.5") -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -75,18 +76,26 @@ class ResNet50(nn.Module):
         self.layer2 = _make_stage(256, STAGE_WIDTHS[1], STAGE_BLOCKS[1], stride=2, variant=variant)
         self.layer3 = _make_stage(512, STAGE_WIDTHS[2], STAGE_BLOCKS[2], stride=2, variant=variant)
         self.layer4 = _make_stage(1024, STAGE_WIDTHS[3], STAGE_BLOCKS[3], stride=2, variant=variant)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(STAGE_WIDTHS[3] * EXPANSION, num_classes)
+        if num_classes is not None:
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
+            self.fc = nn.Linear(STAGE_WIDTHS[3] * EXPANSION, num_classes)
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        scores: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        scores: Tensor = self.fc(torch.flatten(self.avgpool(self.stages(x)[-1]), 1))
         return scores
 
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """What the four stages put out: 256, 512, 1024 and 2048 channels at 1/4, 1/8, 1/16 and 1/32 of the size."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        outputs = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
     def _initialise(self) -> None:
-        if self.fc.weight.is_meta:
+        if self.conv1.weight.is_meta:
             return  # to count FLOP; there are no values to set, and torch would import sympy for it, which takes 0.4 s
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
