@@ -81,8 +81,8 @@ class FlopProbe(nn.Module):
     """What costs FLOP in a training step, connected as there, for ``hpcai500.flop.count_flop``.
 
     Proposals depend on data, which the meta device has not. So the box head runs on the number of regions that a step
-    samples from each image, and each region is the mean of the features: RoIAlign costs no product either, and gradients
-    flow back into the same levels.
+    samples from each image, and each region is the mean of the features: RoIAlign costs no product either, and
+    gradients flow back into the same levels.
     """
 
     def __init__(self, config: FasterRCNNConfig) -> None:

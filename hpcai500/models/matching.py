@@ -53,6 +53,9 @@ def match_boxes(
     Args:
         iou: (batch, m, k), overlaps of m objects and k boxes.
         is_object: bool (batch, m); others are padding.
+        positive_iou: least overlap of a positive.
+        negative_iou: overlap that a negative stays below.
+        keep_best_of_object: whether each object's nearest box is positive, however far.
     """
     iou = iou.masked_fill(~is_object.unsqueeze(-1), -1.0)
     best, objects = iou.max(dim=1)

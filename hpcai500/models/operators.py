@@ -1,12 +1,14 @@
 """Non-maximum suppression and RoIAlign: torchvision's where it can be imported, else ours, which give the same.
 
-``suppress_boxes`` and ``align_regions`` are the ones in use; call them through this module, so that tests and benchmarks
-can set them. torchvision's own operators fail to load where it was built for another torch.
+``suppress_boxes`` and ``align_regions`` are the ones in use; call them through this module, so that tests and
+benchmarks can set them.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,17 +16,19 @@ from torch.nn import functional
 
 from hpcai500.models.boxes import suppress
 
-try:
-    from torchvision.ops import nms, roi_align
-except (
-    ImportError,
-    RuntimeError,
-    AttributeError,
-    OSError,
-):  # absent, or built for another torch: it tells in many ways
-    HAS_TORCHVISION = False
-else:
-    HAS_TORCHVISION = True
+
+def _load_torchvision() -> Any:
+    """torchvision.ops if its operators work, else None: built for another torch, it fails in one of many ways."""
+    try:
+        ops = importlib.import_module("torchvision.ops")
+        ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError, AttributeError, OSError):
+        return None
+    return ops
+
+
+_torchvision_ops = _load_torchvision()
+HAS_TORCHVISION = _torchvision_ops is not None
 
 
 def align_regions_torch(
@@ -39,10 +43,11 @@ def align_regions_torch(
 ) -> Tensor:
     """RoIAlign (He et al., "Mask R-CNN", ICCV 2017, section 3) over the levels of a pyramid, as one weighted sum.
 
-    A region is cut into output_size x output_size cells; each is the mean of sampling_ratio x sampling_ratio points, and
-    each point is interpolated between four cells of the features. So a cell of the output is a sum of 4 sampling_ratio^2
-    feature vectors with known weights: all levels and images become one table of vectors, and ``embedding_bag`` sums.
-    As torchvision's with aligned=False: coordinates are not shifted by half a cell, and a side is at least one cell.
+    A region is cut into output_size x output_size cells; each is the mean of sampling_ratio x sampling_ratio points,
+    and each point is interpolated between four cells of the features. So a cell of the output is a sum of
+    4 sampling_ratio^2 feature vectors with known weights: all levels and images become one table of vectors, and
+    ``embedding_bag`` adds them up. As torchvision's with aligned=False: coordinates are not shifted by half a cell,
+    and a side is at least one cell.
 
     Args:
         levels: (batch, channels, height_i, width_i), in float32 or float64.
@@ -81,13 +86,8 @@ def _axis_points(
 ) -> tuple[Tensor, Tensor]:
     """Which features the points along one axis lie between, and their weights.
 
-    Args:
-        begin, end: edges of each region, in cells of its features: (r).
-        length: of that axis of its features: (r).
-        output_size, sampling_ratio: as above.
-
-    Returns:
-        Indices, int64, and weights, both (r, output_size, 2 * sampling_ratio): each point's lower cells, then the upper.
+    Takes the edges of each region, in cells of its features, and the number of these, all (r). Gives indices, int64,
+    and weights, both (r, output_size, 2 * sampling_ratio): for each point its lower and its upper neighbour.
     """
     side = (end - begin).clamp(min=1.0)
     offsets = torch.arange(output_size * sampling_ratio, dtype=begin.dtype, device=begin.device).add_(0.5)
@@ -120,7 +120,9 @@ def align_regions_torchvision(
     output = levels[0].new_zeros((len(boxes), levels[0].shape[1], output_size, output_size))
     for index, (level, stride) in enumerate(zip(levels, strides, strict=True)):
         chosen = (box_levels == index).nonzero().squeeze(1)
-        cells = roi_align(level, regions[chosen], output_size, 1 / stride, sampling_ratio, aligned=False)
+        cells = _torchvision_ops.roi_align(
+            level, regions[chosen], output_size, 1 / stride, sampling_ratio, aligned=False
+        )
         output = output.index_put((chosen,), cells)
     return output
 
@@ -131,7 +133,7 @@ def suppress_torchvision(boxes: Tensor, valid: Tensor, iou_threshold: float) -> 
     for row, (row_boxes, row_valid) in enumerate(zip(boxes, valid, strict=True)):
         indices = row_valid.nonzero().squeeze(1)
         descending = torch.arange(len(indices), 0, -1, dtype=boxes.dtype, device=boxes.device)
-        keep[row, indices[nms(row_boxes[indices], descending, iou_threshold)]] = True
+        keep[row, indices[_torchvision_ops.nms(row_boxes[indices], descending, iou_threshold)]] = True
     return keep
 
 

@@ -16,7 +16,7 @@ from hpcai500.models import operators
 from hpcai500.models.anchors import LEVEL_STRIDES
 from hpcai500.models.boxes import are_large, box_areas, clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from hpcai500.models.faster_rcnn_config import FasterRCNNConfig
-from hpcai500.models.matching import NEGATIVE, POSITIVE, match_boxes, sample_boxes, take
+from hpcai500.models.matching import IGNORED, match_boxes, sample_boxes, take
 from hpcai500.models.rpn import Proposals
 
 FINEST_LEVEL, COARSEST_LEVEL = 2, 5  # regions are pooled from P2 to P5 (Lin et al. 2017, section 4.2)
@@ -138,7 +138,7 @@ class RoIHeads(nn.Module):
             keep_best_of_object=False,
         )
         sample = sample_boxes(
-            torch.where(valid, matches.kinds, -1),
+            torch.where(valid, matches.kinds, IGNORED),
             num_samples=config.box_batch_size_per_image,
             positive_fraction=config.box_positive_fraction,
         )
@@ -160,9 +160,9 @@ class RoIHeads(nn.Module):
         scores, codes = self._predict(levels, boxes)
         shape = boxes.shape[:2]
         with torch.autocast(boxes.device.type, enabled=False):
-            probabilities = scores.softmax(dim=1).unflatten(0, shape)
+            probabilities = scores.softmax(dim=1).view(*shape, -1)
             found = decode_boxes(
-                codes.unflatten(0, shape),
+                codes.view(*shape, -1, 4),
                 boxes.unsqueeze(2),
                 self.config.box_weights,
                 max_log_scale=self.config.max_log_scale,

@@ -119,7 +119,7 @@ class RegionProposalNetwork(nn.Module):
     def _losses(
         self, anchors: Tensor, logits: Tensor, codes: Tensor, boxes: Tensor, is_object: Tensor
     ) -> dict[str, Tensor]:
-        """Ren et al. 2015, equation 1, as torchvision has it: both terms are divided by the number of anchors sampled."""
+        """Ren et al. 2015, equation 1; as in torchvision both terms are divided by the number of anchors sampled."""
         config = self.config
         matches = match_boxes(
             pairwise_iou(boxes, anchors),
