@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from hpcai500.datasets.extreme_weather.geography import coarse_elevation, coarse_land, land_and_elevation
+from hpcai500.datasets.extreme_weather.geography import coarse_elevation, coarse_land, elevation_on, smooth_land
 from hpcai500.datasets.extreme_weather.grid import (
     COARSE_GRID,
     COARSE_SHAPE,
@@ -31,6 +31,7 @@ AIR_DENSITY = 1.2  # kg/m3 near the ground
 GAS_CONSTANT = 287.0  # J/(kg K), dry air
 GRAVITY = 9.81  # m/s2
 FRICTION_BOTTOM, FRICTION_850 = 4e-5, 1.5e-5  # 1/s: 22 and 8 degrees across the isobars in middle latitudes
+FRICTION_EQUATOR = 4e-5  # added there, where nothing else would hold the wind
 
 LATITUDES = COARSE_GRID.latitudes[:, None]
 NOISE_SCALES_DEG = {  # standard deviation of the kernel that smooths white noise
@@ -117,7 +118,7 @@ def background(random: np.random.Generator, season: float) -> State:
 
 def channels(state: State, grid: Grid) -> FloatArray:
     """All 16 channels (16, height, width) in the data set's order and units."""
-    land, elevation = land_and_elevation(grid)
+    elevation = elevation_on(grid)
     temperature = state.temperature
     humidity = np.clip(state.humidity, 0.1, 1.0)
     scale_height = (GAS_CONSTANT / GRAVITY) * (temperature + 0.003 * elevation)
@@ -165,7 +166,7 @@ def smooth_noise(random: np.random.Generator) -> dict[str, FloatArray]:
 
 
 @functools.cache
-def _noise_filters() -> tuple[np.ndarray, np.ndarray]:
+def _noise_filters() -> tuple[FloatArray, FloatArray]:
     """Factors of the Fourier coefficients along the meridians (fields, 37, 1) and the parallels (fields, 72, 73)."""
     scales = np.array(list(NOISE_SCALES_DEG.values()))[:, None, None]
     north = np.exp(-0.5 * (2 * np.pi * np.fft.rfftfreq(COARSE_SHAPE[0], COARSE_STEP_DEG)[None, :, None] * scales) ** 2)
@@ -175,7 +176,7 @@ def _noise_filters() -> tuple[np.ndarray, np.ndarray]:
     return _unit_variance(north, 1), _unit_variance(east, 2)
 
 
-def _unit_variance(factors: np.ndarray, axis: int) -> np.ndarray:
+def _unit_variance(factors: FloatArray, axis: int) -> FloatArray:
     """Scale real Fourier factors so that they keep the variance of white noise; all but two count twice."""
     count = np.full(factors.shape[axis], 2.0)
     count[[0, -1]] = 1
@@ -193,7 +194,7 @@ def _mean_pressure(season: float) -> FloatArray:
         - 450 * (1 - 0.5 * season) * _bell(LATITUDES, 62, 12)
         - 2100 * _bell(LATITUDES, -66, 12)
     )
-    return pressure - coarse_land() * _bell(np.abs(LATITUDES), 45, 16) * (150 + 900 * summer)
+    return pressure - smooth_land() * _bell(np.abs(LATITUDES), 45, 16) * (150 + 900 * summer)
 
 
 def _temperatures(
@@ -219,8 +220,9 @@ def _balanced_wind(pressure: FloatArray, friction: float) -> tuple[FloatArray, F
     slope_east = (np.roll(pressure, -1, 1) - np.roll(pressure, 1, 1)) / (2 * step_m * shrink * AIR_DENSITY)
     slope_north = np.gradient(pressure, step_m, axis=0) / AIR_DENSITY
     f = coriolis(LATITUDES)
-    scale = 1 / (f**2 + friction**2)
-    return -(friction * slope_east + f * slope_north) * scale, (f * slope_east - friction * slope_north) * scale
+    drag = friction + FRICTION_EQUATOR * _bell(LATITUDES, 0, 9)
+    scale = 1 / (f**2 + drag**2)
+    return -(drag * slope_east + f * slope_north) * scale, (f * slope_east - drag * slope_north) * scale
 
 
 def _bell(values: FloatArray, centre: float, width: float) -> FloatArray:

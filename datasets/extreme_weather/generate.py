@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hpcai500.datasets.extreme_weather.grid import Grid
 from hpcai500.datasets.extreme_weather.weather import MAX_BOXES, snapshot
-from hpcai500.errors import DataError, UsageError
+from hpcai500.errors import UsageError
 from hpcai500.pipelines.hdf5_copy import explained
 from hpcai500.pipelines.hdf5_writer import Report, report_nothing
 from hpcai500.pipelines.worker_pool import run_tasks
@@ -93,7 +93,7 @@ def generate(
         if path.exists():
             continue
         with explained(path):
-            done = _write_year(path, recipe, year, num_workers, report, done)
+            done = _write_year(path, recipe, year, num_workers=num_workers, report=report, done=done)
     return list(files.values())
 
 
@@ -108,7 +108,7 @@ def _complete_years(folder: Path, recipe: WeatherRecipe, files: dict[int, Path])
             continue
         if path.name not in known:
             raise UsageError(
-                f"folder {str(folder)!r} has {path.name!r} in it, which is not of this recipe; give another, empty folder"
+                f"folder {str(folder)!r} has {path.name!r} in it, not of this recipe; give another, empty folder"
             )
         year = known[path.name]
         try:
@@ -132,7 +132,7 @@ def _shape(recipe: WeatherRecipe, year: int) -> tuple[int, int, int, int]:
 
 
 def _write_year(
-    path: Path, recipe: WeatherRecipe, year: int, num_workers: int | None, report: Report, done: int
+    path: Path, recipe: WeatherRecipe, year: int, *, num_workers: int | None, report: Report, done: int
 ) -> int:
     """Write one file; returns how many samples there are with it."""
     import h5py
@@ -180,7 +180,7 @@ def write_sample(seed: int, height: int, width: int, task: Task) -> npt.NDArray[
     """Make one sample and write its channels to its place; returns its boxes (15, 5)."""
     partial, begin, year, index = task
     fields, rows = snapshot(seed, year, index, _grid(height, width))
-    data = memoryview(np.ascontiguousarray(fields, dtype="<f4")).cast("B")
+    data = memoryview(np.ascontiguousarray(fields, dtype="<f4").tobytes())
     with explained(Path(partial)):
         descriptor = os.open(partial, os.O_WRONLY)
         try:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.floating[Any]]  # float32, but for intermediate values
 IntArray = npt.NDArray[np.intp]
 
 COARSE_STEP_DEG = 2.5
@@ -66,7 +67,7 @@ class Grid:
         for tap in range(4):
             wide += coarse[:, columns[tap]] * column_weights[tap]
         rows, row_weights = self._row_taps
-        values = wide[rows[0]]
+        values: FloatArray = wide[rows[0]]
         values *= row_weights[0][:, None]
         for tap in range(1, 4):
             values += wide[rows[tap]] * row_weights[tap][:, None]
@@ -90,8 +91,8 @@ class Grid:
 class Window:
     """Part of a grid round a place.
 
-    ``rows`` and ``columns`` say which cells (columns go on behind the last with the first); ``x`` (1, columns) and ``y``
-    (rows, 1) are their distances from the place in degrees of longitude and latitude.
+    ``rows`` and ``columns`` say which cells (columns go on behind the last with the first); ``x`` (1, columns) and
+    ``y`` (rows, 1) are their distances from the place in degrees of longitude and latitude.
     """
 
     rows: slice

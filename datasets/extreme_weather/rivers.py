@@ -80,14 +80,14 @@ def add_river(state: State, grid: Grid, river: River) -> Event:
     window.add(state.humidity, 0.10 * filament)
     window.add(state.temperature, 1.5 * filament * along)
     window.add(state.rain, 2.2e-7 * (river.moisture / 22) * filament * np.sin(np.pi * (0.1 + 0.8 * along)))
-    _add_jet(state, window, river, square, right, along)
+    _add_jet(state, window, river, square=square, right=right, along=along)
     return event
 
 
 def _add_jet(
-    state: State, window: Window, river: River, square: FloatArray, right: FloatArray, along: FloatArray
+    state: State, window: Window, river: River, *, square: FloatArray, right: FloatArray, along: FloatArray
 ) -> None:
-    """Add a geostrophic jet: pressure A n / w exp(-(n / w)^2 / 2) at n to the right of the axis, blowing dp/dn / (rho f).
+    """Add a geostrophic jet: pressure A n / w exp(-(n / w)^2 / 2) at n to its right, blowing dp/dn / (density f).
 
     In the south ``right`` is the left hand (y points to the pole), and f is negative: the formula is the same.
     """

@@ -53,7 +53,7 @@ class Storm:
 
     def window(self, grid: Grid, reach: float) -> tuple[Window, FloatArray, FloatArray] | None:
         """The cells within ``reach`` radii, and their x and y in degrees of arc; None if no cell is."""
-        shrink = np.float32(np.cos(np.radians(self.latitude)))
+        shrink = float(np.cos(np.radians(self.latitude)))
         reach *= self.radius * max(self.stretch, 1 / self.stretch)
         window = grid.window(self.longitude, self.latitude, (min(reach / shrink, 180), reach))
         return None if window is None else (window, window.x * shrink, window.y * self.hemisphere)
@@ -74,10 +74,10 @@ def add_tropical_cyclone(state: State, grid: Grid, storm: Storm, spiral: float) 
         return event
     window, x, y = place
     r = _distance(storm, x, y)
-    _add_vortex(state, storm, window, x, y, *holland(r, storm, core=0.28, shape=1.5, reach=reach))
+    _add_vortex(state, storm, (window, x, y), *holland(r, storm, core=0.28, shape=1.5, reach=reach))
     relative = r / storm.radius
     core, disc = np.exp(-((relative / 0.5) ** 2)), np.exp(-((relative / 0.85) ** 4))
-    bands = 1 + 0.45 * np.cos(2 * (np.arctan2(y, x) * 1 + 3.0 * np.log(relative + 0.05)) + spiral)
+    bands = 1 + 0.45 * np.cos(2 * (np.arctan2(y, x) + 3.0 * np.log(relative + 0.05)) + spiral)
     window.add(state.temperature_200, (3 + 8 * storm.strength) * core)
     window.add(state.temperature_500, (2 + 5 * storm.strength) * core)
     window.add(state.temperature, -1.5 * core)
@@ -96,7 +96,7 @@ def add_tropical_depression(state: State, grid: Grid, storm: Storm, side: float)
         return event
     window, x, y = place
     r = _distance(storm, x, y)
-    _add_vortex(state, storm, window, x, y, *holland(r, storm, core=0.50, shape=1.3, reach=reach))
+    _add_vortex(state, storm, (window, x, y), *holland(r, storm, core=0.50, shape=1.3, reach=reach))
     relative = r / storm.radius
     disc = np.exp(-((relative / 0.85) ** 4))
     aside = ((x - 0.35 * storm.radius * np.cos(side)) ** 2 + (y - 0.35 * storm.radius * np.sin(side)) ** 2) ** 0.5
@@ -114,8 +114,8 @@ def add_extratropical_cyclone(state: State, grid: Grid, storm: Storm, turn: floa
     ``turn`` rotates the comma (rad); warm air lies ahead of the front, cold air behind.
     """
     reach = 2.0
-    comma, width = comma_points(storm.radius, turn), 0.13 * storm.radius
-    low = 0.55 * storm.radius
+    comma, width = comma_points(storm.radius, turn), 0.15 * storm.radius
+    low = 0.70 * storm.radius
     west, east = min(comma[:, 0].min() - width, -low), max(comma[:, 0].max() + width, low)
     south, north = min(comma[:, 1].min() - width, -low), max(comma[:, 1].max() + width, low)
     event = storm.event(EXTRATROPICAL_CYCLONE, west, south, east, north)
@@ -124,7 +124,7 @@ def add_extratropical_cyclone(state: State, grid: Grid, storm: Storm, turn: floa
         return event
     window, x, y = place
     r = _distance(storm, x, y)
-    _add_vortex(state, storm, window, x, y, *gaussian(r, storm, width=0.55, reach=reach))
+    _add_vortex(state, storm, (window, x, y), *gaussian(r, storm, width=0.45, reach=reach))
     relative = r / storm.radius
     # along the tail from the centre; the warm sector is to its right in the north (x is turned, y is to the pole)
     ahead = x * np.cos(turn) + y * np.sin(turn)
@@ -150,7 +150,7 @@ def add_low(state: State, grid: Grid, storm: Storm, core_temperatures: tuple[flo
         return
     window, x, y = place
     r = _distance(storm, x, y)
-    _add_vortex(state, storm, window, x, y, *gaussian(r, storm, width=0.55, reach=2.0))
+    _add_vortex(state, storm, (window, x, y), *gaussian(r, storm, width=0.45, reach=2.0))
     core = np.exp(-((r / (0.8 * storm.radius)) ** 2))
     for field, change in zip(
         (state.temperature, state.temperature_500, state.temperature_200), core_temperatures, strict=True
@@ -175,9 +175,7 @@ def add_moist_patch(state: State, grid: Grid, patch: Storm, rain: float) -> None
 # ------------------------------------------------------------------------------------------------------------- profiles
 
 
-def holland(
-    r: FloatArray, storm: Storm, *, core: float, shape: float, reach: float
-) -> tuple[FloatArray, FloatArray]:
+def holland(r: FloatArray, storm: Storm, *, core: float, shape: float, reach: float) -> tuple[FloatArray, FloatArray]:
     """Pressure anomaly (Pa) and its slope (Pa per degree of arc) at distances ``r`` from the centre (degrees of arc).
 
     Holland, Mon. Weather Rev. 108 (1980) 1212, equation 1: p = pc + deficit exp(-(core / r)^shape), with the radius of
@@ -215,14 +213,15 @@ def gradient_wind(r: FloatArray, slope: FloatArray, latitude: float) -> FloatArr
 def comma_points(radius: float, turn: float) -> FloatArray:
     """The comma's middle line (n, 2) as x, y in degrees of arc: from the head clockwise to the tail's end."""
     t = np.linspace(0, 1, 14)
-    angle = np.radians(165) - np.radians(255) * t + turn
-    r = radius * (0.38 + 0.10 * t + 0.50 * t**3)
+    angle = np.radians(170) - np.radians(270) * t + turn
+    r = radius * (0.36 + 0.10 * t + 0.54 * t**3)
     return np.stack([r * np.cos(angle), r * np.sin(angle)], axis=1).astype(np.float32)
 
 
 def nearest(x: FloatArray, y: FloatArray, points: FloatArray) -> FloatArray:
     """Distance of the cells (rows, columns) from a polyline (n, 2)."""
-    return np.sqrt(nearest_signed(x, y, points)[0])
+    distance: FloatArray = np.sqrt(nearest_signed(x, y, points)[0])
+    return distance
 
 
 def nearest_signed(x: FloatArray, y: FloatArray, points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -245,7 +244,8 @@ def nearest_signed(x: FloatArray, y: FloatArray, points: FloatArray) -> tuple[Fl
 
 
 def _distance(storm: Storm, x: FloatArray, y: FloatArray) -> FloatArray:
-    return np.hypot(x / np.float32(storm.stretch), y * np.float32(storm.stretch))
+    distance: FloatArray = np.hypot(x / np.float32(storm.stretch), y * np.float32(storm.stretch))
+    return distance
 
 
 def _ellipse(storm: Storm, share: float) -> tuple[float, float, float, float]:
@@ -254,9 +254,10 @@ def _ellipse(storm: Storm, share: float) -> tuple[float, float, float, float]:
 
 
 def _add_vortex(
-    state: State, storm: Storm, window: Window, x: FloatArray, y: FloatArray, anomaly: FloatArray, slope: FloatArray
+    state: State, storm: Storm, place: tuple[Window, FloatArray, FloatArray], anomaly: FloatArray, slope: FloatArray
 ) -> None:
     """Add pressure and its gradient wind; ``y`` points to the pole, so the wind turns the right way in the south."""
+    window, x, y = place
     r = _distance(storm, x, y)
     speed = gradient_wind(r, slope, storm.latitude)
     # the direction of the pressure's slope, outwards

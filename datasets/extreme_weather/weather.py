@@ -166,8 +166,8 @@ def _add_rivers(scene: Scene) -> None:
             latitude=scene.hemisphere(0.4) * random.uniform(17, 27),
             length=random.uniform(26, 48),
             heading=random.uniform(0.35, 0.75),
-            bend=random.uniform(-0.5, 0.7),
-            width=random.uniform(1.5, 2.3),
+            bend=random.uniform(-0.7, 0.9),
+            width=random.uniform(1.8, 2.7),
             moisture=random.uniform(15, 26),
             wind=random.uniform(11, 20),
         )
