@@ -1,7 +1,8 @@
 """Prepare, generate, inspect and check data files.
 
-A data file holds all pictures of a benchmark in one HDF5 file (hpcai500/pipelines/hdf5.py says how). Preparing uses all
-cores, streams, and resumes when the same command is run again after a kill; nothing that exists is overwritten.
+A data file holds all pictures of a benchmark in one HDF5 file (hpcai500/pipelines/hdf5.py says how); climate fields are
+a folder of files (hpcai500/pipelines/climate.py). Preparing uses all cores, streams, and resumes when the same command
+is run again after a kill; nothing that exists is overwritten.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcai500 import data_weather
 from hpcai500.command import INTERRUPTED_EXIT_CODE
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ EPILOG = """examples:
   hpcai500 data generate --classes 10 --image-size 64 --seed 0 --output generated.h5
   hpcai500 data info data/mini.h5
   hpcai500 data check --decode data/mini.h5
+  hpcai500 data prepare mini-weather --output data/mini-weather
+  hpcai500 data stats /datasets/extreme_weather
+  hpcai500 data repack /datasets/extreme_weather --output /scratch/extreme_weather
+  hpcai500 data show data/mini-weather/climo_1997.h5 0 --channel TMQ
 
 exit status: 0 good, 1 `check` found something, 2 cannot be done or read, 130 interrupted"""
 
@@ -46,13 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     generate.add_argument("--image-size", type=int, default=64, metavar="N", help="height and width in pixels (64)")
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="the same seed gives the same bytes (0)")
     _add_output(generate)
+    _add_weather(verbs)
     info = _add_verb(verbs, "info", "say what a data file holds", "hpcai500 data info data/mini.h5")
-    info.add_argument("file", type=Path, metavar="FILE")
+    info.add_argument("file", type=Path, metavar="FILE", help="or a folder of climate files")
     info.add_argument("--json", action="store_true", help="print JSON")
     check = _add_verb(
         verbs, "check", "read a data file to the last byte and name what is wrong", "hpcai500 data check data/mini.h5"
     )
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="or a folder of climate files")
     check.add_argument("--decode", action="store_true", help="decode every picture too")
     check.add_argument("--json", action="store_true", help="print JSON")
     _add_workers(check)
@@ -61,10 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the verb says; returns the exit status."""
     verbs = {"prepare": _prepare, "generate": _generate, "info": _info, "check": _check}
+    weather_verbs = {
+        "generate-weather": data_weather.generate,
+        "stats": data_weather.stats,
+        "repack": data_weather.repack,
+        "show": data_weather.show,
+    }
     try:
+        if args.verb in weather_verbs:
+            print(weather_verbs[args.verb](args))
+            return 0
         return verbs[args.verb](args)
     except KeyboardInterrupt:
-        resumes = args.verb in ("prepare", "generate")
+        resumes = args.verb in ("prepare", "generate", "generate-weather", "repack")
         hint = "; what is done is kept, and the same command goes on from there" if resumes else ""
         print(f"hpcai500 data: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
@@ -135,6 +151,49 @@ def _add_prepare(verbs: Any) -> None:
     mini.add_argument("--source", type=Path, metavar="FOLDER", help="holds Fashion-MNIST's four idx files")
     for kind in (imagenet, fashion, folder, mini):
         _add_output(kind)
+    for size in ("mini", "smoke"):
+        weather = _add_verb(
+            kinds,
+            f"{size}-weather",
+            f"the generated climate fields of the {size} size",
+            f"hpcai500 data prepare {size}-weather --output data/{size}-weather",
+        )
+        weather.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+        _add_workers(weather)
+
+
+def _add_weather(verbs: Any) -> None:
+    """The verbs for climate fields."""
+    generate = _add_verb(
+        verbs,
+        "generate-weather",
+        "generate climate fields with storms and their boxes",
+        "hpcai500 data generate-weather --height 128 --width 192 --seed 0 --output data/weather",
+    )
+    data_weather.add_generate(generate)
+    stats = _add_verb(
+        verbs,
+        "stats",
+        "write the statistics of a folder of climate files, which a run needs",
+        "hpcai500 data stats /datasets/extreme_weather",
+    )
+    data_weather.add_stats(stats)
+    repack = _add_verb(
+        verbs,
+        "repack",
+        "store climate files anew, so that they are read faster",
+        "hpcai500 data repack /datasets/extreme_weather --output /scratch/extreme_weather --layout contiguous",
+    )
+    data_weather.add_repack(repack)
+    for verb in (generate, stats, repack):
+        _add_workers(verb)
+    show = _add_verb(
+        verbs,
+        "show",
+        "draw a climate field with its boxes",
+        "hpcai500 data show data/mini-weather/climo_1997.h5 0 --channel TMQ --output tmq.png",
+    )
+    data_weather.add_show(show)
 
 
 def _add_verb(verbs: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
@@ -161,6 +220,9 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
+    if args.kind.endswith("-weather"):
+        print(data_weather.prepare_mini(args))
+        return 0
     from hpcai500.data_progress import DataProgress
 
     with DataProgress() as progress:
@@ -205,6 +267,9 @@ def _print_result(path: Path) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    if data_weather.is_weather(args.file):
+        print(data_weather.info(args))
+        return 0
     from hpcai500.pipelines.hdf5 import open_images
 
     info = open_images(args.file)
@@ -217,10 +282,15 @@ def _info(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from hpcai500.data_progress import DataProgress
+    from hpcai500.pipelines.climate_check import check_climate
     from hpcai500.pipelines.hdf5_check import check_images
 
     with DataProgress() as progress:
-        findings = check_images(args.file, decode=args.decode, num_workers=args.workers, report=progress.report)
+        settings = {"num_workers": args.workers, "report": progress.report}
+        if data_weather.is_weather(args.file):
+            findings = check_climate(args.file, **settings)
+        else:
+            findings = check_images(args.file, decode=args.decode, **settings)
     if args.json:
         entries = [{"split": one.split, "index": one.index, "name": one.name, "what": one.what} for one in findings]
         print(json.dumps({"file": str(args.file), "decoded": args.decode, "findings": entries}, indent=2))

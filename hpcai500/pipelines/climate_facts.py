@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,6 +118,21 @@ def dataset_digest(files: Iterable[FileFacts]) -> str:
 def statistics_text(statistics: Statistics) -> str:
     """``statistics.json`` for :func:`read_statistics`."""
     return json.dumps({"format": STATISTICS_FORMAT, **asdict(statistics)}, indent=2) + "\n"
+
+
+def write_statistics_text(folder: Path, text: str) -> None:
+    """Write ``statistics.json`` so that it is whole or not there; raises DataError where it cannot be written."""
+    path = folder / STATISTICS_NAME
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{str(path)!r} cannot be written") from error
 
 
 def read_statistics(folder: Path) -> Statistics:

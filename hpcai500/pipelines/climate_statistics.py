@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +23,13 @@ from hpcai500.pipelines.climate import ClimateFile, check_sample
 from hpcai500.pipelines.climate_facts import (
     CHANNELS,
     NUM_CHANNELS,
-    STATISTICS_NAME,
     ChannelStatistics,
     FileFacts,
     Statistics,
     check_sizes_agree,
     dataset_digest,
     statistics_text,
+    write_statistics_text,
 )
 from hpcai500.pipelines.hdf5_writer import Report, report_nothing
 from hpcai500.pipelines.worker_pool import run_tasks
@@ -148,7 +147,7 @@ def compute_statistics(
     statistics = Statistics(
         facts, _channels(total, folder), tuple(train_files), dataset_digest(facts), _provenance(files)
     )
-    _write_atomically(folder / STATISTICS_NAME, statistics_text(statistics))
+    write_statistics_text(folder, statistics_text(statistics))
     return statistics
 
 
@@ -203,7 +202,7 @@ def _channels(total: Moments, folder: Path) -> tuple[ChannelStatistics, ...]:
 
 def _provenance(files: dict[str, ClimateFile]) -> dict[str, Any]:
     """What generated files say of themselves; others are taken for those of the ExtremeWeather data set."""
-    stated = {name: _stated_provenance(file) for name, file in files.items()}
+    stated = {name: stated_provenance(file) for name, file in files.items()}
     (first, provenance), *others = stated.items()
     for name, other in others:
         if other != provenance:
@@ -211,7 +210,7 @@ def _provenance(files: dict[str, ClimateFile]) -> dict[str, Any]:
     return provenance
 
 
-def _stated_provenance(file: ClimateFile) -> dict[str, Any]:
+def stated_provenance(file: ClimateFile) -> dict[str, Any]:
     if file.provenance is None:
         return {
             "source": "extreme_weather",
@@ -228,16 +227,3 @@ def _stated_provenance(file: ClimateFile) -> dict[str, Any]:
             "'source'"
         )
     return {key: value for key, value in provenance.items() if key != "year"}  # the file's, not the data set's
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{str(path)!r} cannot be written") from error
