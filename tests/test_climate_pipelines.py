@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -140,6 +141,11 @@ def test_batches_that_are_kept_do_not_change_while_later_ones_come(open_one: Ope
         assert all(torch.equal(a, b) for a, b in zip(batch[:3], parts, strict=True))
 
 
+def copied(data: Path, tmp_path: Path) -> Path:
+    """A copy of the folder to change; data sets without compression keep their size."""
+    return Path(shutil.copytree(data, tmp_path / "weather"))
+
+
 # Turns
 
 
@@ -159,25 +165,17 @@ def test_mirror_and_roll_are_as_drawn_and_the_wind_to_the_north_changes_its_sign
         assert_close(image, expected, data)
 
 
-def marked(folder: Path) -> Path:
-    """A folder in which the fields show where the boxes are: TMQ is 20 and one more for each box over a pixel."""
-    write_folder(folder)
-    for name in SPLIT_FILES["train"]:
+def test_boxes_follow_mirror_and_roll(open_one: Open, data: Path, tmp_path: Path):
+    """In these fields TMQ is 20, and one more over a pixel for each box of the file that covers it."""
+    folder = copied(data, tmp_path)
+    for name, first in (("climo_1979.h5", 0), ("climo_1980.h5", 6)):
         with h5py.File(folder / name, "r+") as file:
-            first = 0 if name == "climo_1979.h5" else 6
             for i in range(file["images"].shape[0]):
                 tmq = np.full(SHAPE[1:], 20, np.float32)
                 for x1, y1, x2, y2, _ in BOXES[(first + i) % len(BOXES)]:
                     tmq[y1:y2, x1:x2] += 1
                 file["images"][i, 6] = tmq
-    from climate_files import compute
-
-    compute(folder)
-    return folder
-
-
-def test_boxes_follow_mirror_and_roll(open_one: Open, tmp_path: Path):
-    folder = marked(tmp_path / "marked")
+    whole = 0
     for epoch in range(3):
         for batch in open_one(folder).train_batches(epoch):
             tmq = physical(batch.images, folder)[:, 6].round()
@@ -187,12 +185,11 @@ def test_boxes_follow_mirror_and_roll(open_one: Open, tmp_path: Path):
                     assert (0 <= x1 < x2 <= WIDTH and 0 <= y1 < y2 <= HEIGHT) if label else (x1, x2) == (0, 0)
                     counted[y1:y2, x1:x2] += 1 if label else 0
                 missing = field - counted
-                # what is missing are parts narrower than a quarter of the widest box: 2 of 10 columns
+                whole += not missing.any()
+                # What is missing are parts that the seam cut off: up to 2 columns at one side, for the widest has 10.
                 assert missing.min() >= 0
-                assert missing.any(axis=0).sum() <= 2 * len(BOXES)
-                if not missing.any():
-                    continue
-                assert missing[:, 0].any() or missing[:, -1].any()
+                assert not missing[:, 2:-2].any()
+    assert whole > 30  # of 36
 
 
 @pytest.mark.parametrize(("mirror", "roll"), [(False, False), (True, False), (False, True)])
@@ -298,9 +295,9 @@ def test_pipelines_agree_to_the_last_bit(data: Path, opened: list[ClimatePipelin
 # Damaged samples
 
 
-def spoiled(folder: Path, name: str, index: int, spoil: Callable[[np.ndarray], None]) -> Path:
+def spoiled(data: Path, tmp_path: Path, name: str, index: int, spoil: Callable[[np.ndarray], None]) -> Path:
     """The usual folder, with one sample changed after its statistics were made."""
-    write_folder(folder)
+    folder = copied(data, tmp_path)
     with h5py.File(folder / name, "r+") as file:
         fields = file["images"][index]
         spoil(fields)
@@ -309,47 +306,49 @@ def spoiled(folder: Path, name: str, index: int, spoil: Callable[[np.ndarray], N
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_stops_and_is_named(open_one: Open, tmp_path: Path, value: float):
+def test_a_value_that_is_not_finite_stops_and_is_named(open_one: Open, data: Path, tmp_path: Path, value: float):
     def spoil(fields: np.ndarray) -> None:
         fields[6, 5, 7] = value
 
-    folder = spoiled(tmp_path / "spoiled", "climo_1980.h5", 3, spoil)
+    folder = spoiled(data, tmp_path, "climo_1980.h5", 3, spoil)
     pattern = rf"climo_1980.h5': sample 3, channel TMQ holds {value} at row 5, column 7, and is not finite at 1 of 864"
     with pytest.raises(SampleError, match=pattern):
         list(open_one(folder).train_batches(0))
 
 
-def test_exchanged_channels_are_noticed_and_named(open_one: Open, tmp_path: Path):
+def test_exchanged_channels_are_noticed_and_named(open_one: Open, data: Path, tmp_path: Path):
     def spoil(fields: np.ndarray) -> None:
         fields[[4, 5]] = fields[[5, 4]]
 
-    folder = spoiled(tmp_path / "spoiled", "climo_1979.h5", 2, spoil)
+    folder = spoiled(data, tmp_path, "climo_1979.h5", 2, spoil)
     with pytest.raises(SampleError, match=r"climo_1979.h5': sample 2, channel T200 \(number 4\) has a mean of 25"):
         list(open_one(folder).train_batches(0))
 
 
 @pytest.mark.parametrize("direction", [-1, 1])
-def test_a_channel_10_standard_deviations_off_is_refused_by_name(open_one: Open, tmp_path: Path, direction: int):
+def test_a_channel_10_standard_deviations_off_is_refused_by_name(
+    open_one: Open, data: Path, tmp_path: Path, direction: int
+):
     def spoil(fields: np.ndarray) -> None:
         fields[11] += direction * 11 * fields[11].std()
 
-    folder = spoiled(tmp_path / "spoiled", "climo_1979.h5", 2, spoil)
+    folder = spoiled(data, tmp_path, "climo_1979.h5", 2, spoil)
     with pytest.raises(SampleError, match=r"sample 2, channel V850 \(number 11\) .* 11 standard deviations off"):
         list(open_one(folder).train_batches(0))
 
 
-def test_a_damaged_sample_does_not_end_the_pipeline(open_one: Open, tmp_path: Path):
+def test_a_damaged_sample_does_not_end_the_pipeline(open_one: Open, data: Path, tmp_path: Path):
     def spoil(fields: np.ndarray) -> None:
         fields[0] = np.nan
 
-    pipeline = open_one(spoiled(tmp_path / "spoiled", "climo_1979.h5", 2, spoil))
+    pipeline = open_one(spoiled(data, tmp_path, "climo_1979.h5", 2, spoil))
     with pytest.raises(SampleError, match="channel PRECT"):
         list(pipeline.train_batches(0))
     assert ids_of(pipeline.validation_batches()) == list(range(NUM_VALIDATION))
 
 
-def test_a_file_cut_short_while_training_is_named(open_one: Open, tmp_path: Path):
-    folder = write_folder(tmp_path / "cut")
+def test_a_file_cut_short_while_training_is_named(open_one: Open, data: Path, tmp_path: Path):
+    folder = copied(data, tmp_path)
     pipeline = open_one(folder)
     path = folder / "climo_1979.h5"
     with path.open("r+b") as file:

@@ -71,7 +71,9 @@ class SampleThreads:
             # What a thread sets holds for itself and for threads to come, the latter of which are not its affair.
             torch.set_num_threads(torch.get_num_threads())
 
-    def batches(self, split: ClimateSplit, plans: Iterator[BatchPlan]) -> Iterator[tuple[BatchPlan, torch.Tensor]]:
+    def batches(
+        self, split: ClimateSplit, plans: Iterator[BatchPlan]
+    ) -> Generator[tuple[BatchPlan, torch.Tensor], None, None]:
         """Each plan with its images, float32 (n, 16, height, width), contiguous, on the device."""
         if self._executor is None:
             for plan in plans:
