@@ -234,8 +234,8 @@ class Engine:
         self.comm.average_buffers(self.model)
         self.model.eval()
         self.evaluation = self.workload.begin_evaluation()
-        with torch.inference_mode():
-            for batch in self.pipeline.validation_batches():
+        for batch in self.pipeline.validation_batches():
+            with torch.inference_mode():  # not round the pipeline, whose buffers would be of no use in training
                 self.evaluation.add(self.model, batch)
         shard = self.evaluation.shard()
         value = {"epoch": completed_epochs, **shard._asdict(), "duration_ns": time.perf_counter_ns() - begin_ns}

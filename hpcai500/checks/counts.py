@@ -101,7 +101,7 @@ def check_epochs(case: Case) -> list[Finding]:
                 "first_step": (position.step, part.first_step),
                 "samples + skipped": (part.steps * batch, part.samples + part.skipped),
             }
-            if case.size.rankable or run.config.settings["decode_errors"] == "stop":
+            if case.size.rankable or run.config.settings.get("decode_errors", "stop") == "stop":
                 pairs["skipped"] = (0, part.skipped)
             findings += _differences("counts.epochs", f"{ledger.place}:epoch_part[{part.epoch}]", pairs)
             done = part.first_step + part.steps

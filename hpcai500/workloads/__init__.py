@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from hpcai500.workloads.data_source import DataModule
     from hpcai500.workloads.workload import Workload
 
-WORKLOADS = {"resnet50": "hpcai500.workloads.resnet50:ResNet50Workload"}
+WORKLOADS = {
+    "resnet50": "hpcai500.workloads.resnet50:ResNet50Workload",
+    "fasterrcnn": "hpcai500.workloads.fasterrcnn:FasterRCNNWorkload",
+}
 
 
 def open_workload(name: str, settings: dict[str, Any], *, size: Size, num_ranks: int, device: str) -> Workload:

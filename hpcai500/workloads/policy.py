@@ -1,0 +1,68 @@
+"""What the workloads' training policies have in common: precision, optimizer, learning rate."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from hpcai500.errors import UsageError
+
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.preserve_format}
+
+
+def check_precision(settings: dict[str, Any], device: str) -> None:
+    """Refuse a precision that the device has not.
+
+    Raises:
+        UsageError: fp16 on a processor.
+    """
+    if settings["precision"] == "fp16" and not device.startswith("cuda"):
+        raise UsageError(
+            f"precision 'fp16' needs a CUDA device and this run uses {device!r}; use --set precision=bf16 or fp32"
+        )
+
+
+def autocast(settings: dict[str, Any], device: str) -> AbstractContextManager[None]:
+    """The context in which a model runs in the precision of the settings."""
+    dtype = AUTOCAST_DTYPES[settings["precision"]]
+    return torch.autocast("cuda" if device.startswith("cuda") else "cpu", dtype, enabled=dtype is not None)
+
+
+def placed(model: nn.Module, settings: dict[str, Any], device: str) -> nn.Module:
+    """The model on the device, in the memory format of the settings."""
+    moved: nn.Module = model.to(device=device, memory_format=MEMORY_FORMATS[settings["memory_format"]])  # type: ignore[call-overload]
+    return moved
+
+
+def sgd(model: nn.Module, settings: dict[str, Any]) -> Optimizer:
+    """SGD with momentum; weight decay on matrices and kernels only.
+
+    Normalisation parameters and biases, all of one dimension, are not decayed (He et al., "Bag of Tricks", CVPR 2019,
+    section 3.1) unless the setting asks for it. The learning rate is set at each step.
+    """
+    decay_all = settings["weight_decay_on_norm_and_bias"]
+    decayed = [p for p in model.parameters() if p.ndim > 1 or decay_all]
+    others = [p for p in model.parameters() if p.ndim <= 1 and not decay_all]
+    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
+    return SGD([group for group in groups if group["params"]], lr=0.0, momentum=settings["momentum"])
+
+
+def warmed_up_cosine(step: int, *, peak: float, warmup_steps: float, num_steps: int) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter, ICLR 2017, equation 5, one period).
+
+    Args:
+        step: of the run, from 0.
+        peak: learning rate at the end of the warm-up.
+        warmup_steps: may be a fraction.
+        num_steps: of the whole run.
+    """
+    if step < warmup_steps:
+        return float(peak * (step + 1) / warmup_steps)
+    progress = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
+    return float(0.5 * peak * (1.0 + math.cos(math.pi * progress)))
