@@ -101,7 +101,7 @@ def add_tropical_depression(state: State, grid: Grid, storm: Storm, side: float)
     disc = np.exp(-((relative / 0.85) ** 4))
     aside = ((x - 0.35 * storm.radius * np.cos(side)) ** 2 + (y - 0.35 * storm.radius * np.sin(side)) ** 2) ** 0.5
     window.add(state.temperature_500, 1.2 * storm.strength * np.exp(-((relative / 0.6) ** 2)))
-    window.add(state.temperature_200, -1.0 * disc)
+    window.add(state.temperature_200, 0.8 * storm.strength * disc)
     window.add(state.moisture, (9 + 7 * storm.strength) * disc)
     window.add(state.rain, (1.2e-7 + 1.6e-7 * storm.strength) * np.exp(-((aside / (0.6 * storm.radius)) ** 2)))
     window.add(state.humidity, 0.08 * disc)
@@ -160,8 +160,8 @@ def add_low(state: State, grid: Grid, storm: Storm, core_temperatures: tuple[flo
     window.add(state.humidity, -0.15 * storm.strength * core)
 
 
-def add_moist_patch(state: State, grid: Grid, patch: Storm, rain: float) -> None:
-    """Moist air with showers (``rain`` in m/s) and no wind of its own: no event."""
+def add_moist_patch(state: State, grid: Grid, patch: Storm, rain: float, warmth: float) -> None:
+    """Moist air with showers (``rain`` in m/s) that warm T500 by ``warmth`` K, and no wind of its own: no event."""
     place = patch.window(grid, 1.6)
     if place is None:
         return
@@ -169,6 +169,7 @@ def add_moist_patch(state: State, grid: Grid, patch: Storm, rain: float) -> None
     disc = np.exp(-((_distance(patch, x, y) / (0.85 * patch.radius)) ** 4))
     window.add(state.moisture, (6 + 14 * patch.strength) * disc)
     window.add(state.rain, rain * disc)
+    window.add(state.temperature_500, warmth * disc)
     window.add(state.humidity, 0.08 * disc)
 
 

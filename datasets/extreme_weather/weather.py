@@ -29,7 +29,8 @@ NUMBERS = {
     "extratropical": (0, 1, 1, 2, 2, 3),
     "river": (0, 1, 1, 1, 2, 2),
     "heat_low": (0, 1, 2),
-    "cut_off_low": (0, 1, 2),
+    "cut_off_low": (1, 2, 2, 3),
+    "old_low": (1, 1, 2, 2),
     "moist_patch": (2, 3, 4, 5),
 }
 CALM_SHARE = 0.03  # snapshots without any event
@@ -90,11 +91,11 @@ def snapshot(seed: int, year: int, index: int, grid: Grid) -> tuple[FloatArray, 
     random.uniform()  # the season
     scene = Scene(random, season, grid, state)
     is_calm = random.uniform() < CALM_SHARE
-    _add_decoys(scene)
     if not is_calm:
         _add_extratropical(scene)
         _add_tropical(scene)
         _add_rivers(scene)
+    _add_decoys(scene)
     return channels(state, grid), boxes(scene.events, grid)
 
 
@@ -135,7 +136,7 @@ def _add_tropical(scene: Scene) -> None:
         radius, strength = random.uniform(4.3, 6.5), random.uniform() ** 1.2
         place = scene.place(radius, (9, 30), scene.hemisphere(0.75), land=False)
         if place is not None:
-            storm = Storm(*place, radius, 1100 + 4200 * strength, strength, random.uniform(0.92, 1.09))
+            storm = Storm(*place, radius, 1100 + 3600 * strength, strength, random.uniform(0.92, 1.09))
             event = storms.add_tropical_cyclone(scene.state, scene.grid, storm, random.uniform(0, 2 * np.pi))
             scene.events.append(event)
     for _ in range(scene.number("depression")):
@@ -182,15 +183,21 @@ def _add_decoys(scene: Scene) -> None:
         if place is not None:
             low = Storm(*place, radius, 400 + 700 * strength, strength)
             storms.add_low(scene.state, scene.grid, low, (3 + 4 * strength, 0.5, 0.0))
-    for _ in range(scene.number("cut_off_low")):
-        radius, strength = random.uniform(5, 8), random.uniform()
-        place = scene.place(radius, (24, 50), scene.hemisphere(0.4), land=None)
+    for _ in range(scene.number("cut_off_low")):  # deep, windy, warm at 200 hPa, but dry
+        radius, strength = random.uniform(4.3, 6.5), random.uniform()
+        place = scene.place(radius, (10, 34), scene.hemisphere(0.6), land=None)
         if place is not None:
-            low = Storm(*place, radius, 500 + 1300 * strength, strength)
-            storms.add_low(scene.state, scene.grid, low, (-2.0, -4 - 3 * strength, 3 + 3 * strength))
+            low = Storm(*place, radius, 600 + 2600 * strength, strength)
+            storms.add_low(scene.state, scene.grid, low, (-1.5, -2 - 3 * strength, 2 + 5 * strength))
+    for _ in range(scene.number("old_low")):  # as deep as extratropical cyclones, but without fronts and their cloud
+        radius, strength = random.uniform(8, 13), random.uniform()
+        place = scene.place(0.8 * radius, (36, 60), scene.hemisphere(0.4), land=None)
+        if place is not None:
+            low = Storm(*place, radius, 1300 + 2600 * strength, strength)
+            storms.add_low(scene.state, scene.grid, low, (-1.0, -3 - 3 * strength, 3 + 4 * strength))
     for _ in range(scene.number("moist_patch")):
         radius, strength = random.uniform(3.5, 7), random.uniform()
         place = scene.place(0.8 * radius, (3, 45), scene.hemisphere(0.6), land=None)
         if place is not None:
             patch = Storm(*place, radius, 0, strength, random.uniform(0.75, 1.5))
-            storms.add_moist_patch(scene.state, scene.grid, patch, random.uniform(0, 3e-7))
+            storms.add_moist_patch(scene.state, scene.grid, patch, random.uniform(0, 3e-7), random.uniform(0, 5))
