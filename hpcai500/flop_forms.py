@@ -41,6 +41,69 @@ def resnet50_flop(image_size: int, num_classes: int, *, variant: str = "v1.5") -
     return forward, 3 * forward - first
 
 
+def fasterrcnn_flop(
+    height: int,
+    width: int,
+    *,
+    in_channels: int,
+    num_classes: int,
+    regions_per_image: int,
+    fpn_channels: int = 256,
+    anchors_per_cell: int = 3,
+    roi_output_size: int = 7,
+    box_head_width: int = 1024,
+) -> tuple[int, int]:
+    """FLOP of one sample through Faster R-CNN with a ResNet-50-FPN: forward, and forward with backward (closed form).
+
+    Proposals cost nothing by the convention, and the box head sees as many regions as a training step samples,
+    whatever is in the image. Widths not given are those of Lin et al., CVPR 2017 (arXiv 1612.03144), sections 3 to 4.2.
+
+    Args:
+        height: of the image in pixels.
+        width: of the image in pixels.
+        in_channels: of the image.
+        num_classes: without the background.
+        regions_per_image: sampled for the box head.
+        fpn_channels: of each level of the pyramid.
+        anchors_per_cell: of each level.
+        roi_output_size: cells along a side of a pooled region.
+        box_head_width: of its two hidden layers.
+    """
+    rows, columns = _halved(height), _halved(width)
+    first = rows * columns * _convolution_flop(1, in_channels, 64, 7)
+    forward = first
+    stages = _resnet50_stages(_halved(rows), _halved(columns))
+    for (rows, columns, flop), stage_width in zip(stages, RESNET50_WIDTHS, strict=True):
+        lateral = _convolution_flop(1, 4 * stage_width, fpn_channels, 1)
+        forward += flop + rows * columns * (lateral + _convolution_flop(1, fpn_channels, fpn_channels, 3))
+    levels = [(rows, columns) for rows, columns, _ in stages]
+    levels.append((_halved(levels[-1][0]), _halved(levels[-1][1])))  # P6, every second cell of P5
+    head = _convolution_flop(1, fpn_channels, fpn_channels, 3)
+    head += _convolution_flop(1, fpn_channels, 5 * anchors_per_cell, 1)  # objectness and the box's four numbers
+    forward += head * sum(rows * columns for rows, columns in levels)
+    products = fpn_channels * roi_output_size**2 * box_head_width + box_head_width**2
+    products += box_head_width * 5 * (num_classes + 1)  # score and four numbers of each class and the background
+    forward += 2 * regions_per_image * products
+    return forward, 3 * forward - first
+
+
+def _resnet50_stages(rows: int, columns: int) -> list[tuple[int, int, int]]:
+    """Rows and columns that each stage of ResNet-50 v1.5 puts out, and its FLOP, for such a map of 64 channels."""
+    stages, in_channels = [], 64
+    for stage, (num_blocks, width) in enumerate(zip(RESNET50_BLOCKS, RESNET50_WIDTHS, strict=True)):
+        before = rows * columns  # the first block's 1x1 comes before its stride
+        if stage > 0:
+            rows, columns = _halved(rows), _halved(columns)
+        after = rows * columns
+        outer = _convolution_flop(1, width, width, 3) + _convolution_flop(1, width, 4 * width, 1)
+        flop = before * _convolution_flop(1, in_channels, width, 1)
+        flop += after * (outer + _convolution_flop(1, in_channels, 4 * width, 1))  # with the shortcut's projection
+        flop += (num_blocks - 1) * after * (_convolution_flop(1, 4 * width, width, 1) + outer)
+        stages.append((rows, columns, flop))
+        in_channels = 4 * width
+    return stages
+
+
 def _halved(side: int) -> int:
     """Side of the output of a convolution or pooling with stride 2 and padding of half its kernel."""
     return (side + 1) // 2
