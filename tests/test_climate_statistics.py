@@ -30,7 +30,6 @@ from hpcai500.pipelines import climate_statistics
 from hpcai500.pipelines.climate_facts import CHANNELS, read_statistics
 from hpcai500.pipelines.climate_statistics import compute_statistics, moments_of
 
-
 DEEPCAM_CHANNELS = "TMQ U850 V850 UBOT VBOT QREFHT PS PSL T200 T500 PRECT TS TREFHT Z1000 Z200 ZBOT"
 
 
