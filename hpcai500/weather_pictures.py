@@ -129,7 +129,7 @@ def draw_channels(
     return _save(figure, path)
 
 
-# ------------------------------------------------------------------------------------------------------ parts of a figure
+# ----------------------------------------------------------------------------------------------------- parts of a figure
 
 
 def _new_figure(size_in: tuple[float, float]) -> Figure:
@@ -137,7 +137,7 @@ def _new_figure(size_in: tuple[float, float]) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BackendUnavailableError(
-            f"matplotlib, which draws the pictures, is missing ({error}); run `pip install matplotlib`"
+            f"matplotlib, which draws pictures, is missing ({error}); run `pip install matplotlib`"
         ) from None
     # Not pyplot: a figure of its own draws with Agg, and nothing is changed for the rest of the process.
     return Figure(figsize=size_in, dpi=DOTS_PER_INCH)
@@ -228,7 +228,7 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-# --------------------------------------------------------------------------------------------------------------- looks
+# ---------------------------------------------------------------------------------------------------------------- looks
 
 
 def _long_name(name: str) -> str:

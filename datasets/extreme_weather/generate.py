@@ -1,6 +1,6 @@
 """Generates a folder of ``climo_YYYY.h5`` with physically plausible weather, in the layout of the ExtremeWeather data.
 
-    hpcai500 data generate-weather --seed 0 --height 128 --width 192 ...
+    hpcai500 data generate-weather --height 128 --width 192 --train 1979=320 --validation 1997=64 --output data/weather
 
 Each sample is written where it belongs, by many processes, past HDF5; memory holds one sample a process. A year is
 complete when its file has its final name; a killed run goes on with the years that are missing.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ import numpy.typing as npt
 
 from hpcai500.datasets.extreme_weather.grid import Grid
 from hpcai500.datasets.extreme_weather.weather import MAX_BOXES, snapshot
-from hpcai500.errors import UsageError
+from hpcai500.errors import DataError, UsageError
+from hpcai500.pipelines.climate_boxes import BOX_ORDERS, ORDER_ATTRIBUTE
+from hpcai500.pipelines.climate_facts import NUM_CHANNELS, STATISTICS_NAME
 from hpcai500.pipelines.hdf5_copy import explained
 from hpcai500.pipelines.hdf5_writer import Report, report_nothing
 from hpcai500.pipelines.worker_pool import run_tasks
 from hpcai500.version import __version__
 
 RECIPE_VERSION = 1  # changes whenever the same recipe gives other bytes
-NUM_CHANNELS = 16
+FLOAT_BYTES = 4
 MIN_HEIGHT, MAX_HEIGHT = 64, 2048
 MAX_YEAR = 9999
 
@@ -84,10 +87,12 @@ def generate(
         UsageError: ``folder`` has something else in it, which is never overwritten.
         DataError: the disk is full or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     files = {year: folder / f"climo_{year:04d}.h5" for year in sorted(recipe.samples_by_year)}
     done = sum(recipe.samples_by_year[year] for year in _complete_years(folder, recipe, files))
     total = sum(recipe.samples_by_year.values())
+    _check_space(folder, (total - done) * FLOAT_BYTES * NUM_CHANNELS * recipe.height * recipe.width)
     report("generating", done, total)
     for year, path in files.items():
         if path.exists():
@@ -104,7 +109,7 @@ def _complete_years(folder: Path, recipe: WeatherRecipe, files: dict[int, Path])
     complete = []
     known = {path.name: year for year, path in files.items()}
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".partial" and path.stem in known:
+        if path.name == STATISTICS_NAME or (path.suffix == ".partial" and path.stem in known):
             continue
         if path.name not in known:
             raise UsageError(
@@ -125,6 +130,14 @@ def _complete_years(folder: Path, recipe: WeatherRecipe, files: dict[int, Path])
             )
         complete.append(year)
     return complete
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"no space left in {str(folder)!r}: its files need {needed:,} bytes more and {free:,} are free; make room"
+        )
 
 
 def _shape(recipe: WeatherRecipe, year: int) -> tuple[int, int, int, int]:
@@ -173,6 +186,8 @@ def _create(partial: Path, recipe: WeatherRecipe, year: int) -> int:
         how.set_obj_track_times(False)  # the same recipe gives the same bytes
         kind = h5py.h5t.py_create(np.dtype("<f4"))
         images = h5py.h5d.create(file.id, b"images", kind, h5py.h5s.create_simple(shape), how)
+        file["images"].attrs["first_row"] = "south"
+        file["boxes"].attrs[ORDER_ATTRIBUTE] = next(iter(BOX_ORDERS))  # as weather.boxes has them
         return int(images.get_offset())
 
 
