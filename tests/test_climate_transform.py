@@ -183,6 +183,8 @@ def test_fields_are_normalised_mirrored_and_rolled(turn: Turn):
     assert np.abs(out.double().numpy() - expected).max() < 2e-5
     assert np.allclose(means.numpy(), expected.mean((1, 2)), atol=2e-5)
     assert torch.equal(raw, before)
+    assert torch.equal(transform(raw, raw, turn, transform.scratch()), means)
+    assert torch.equal(raw, out)
 
 
 def test_mirroring_twice_gives_the_field_again():

@@ -1,8 +1,9 @@
 """The torch pipeline of climate fields: threads that read and normalise, and the reference for other pipelines.
 
 Threads, not processes: preadv and torch's operations let go of the interpreter, and nothing has to be copied between
-processes. Each thread has one raw sample, pinned where a GPU takes it, which it reads into, and normalises from there
-right into the sample's place in the batch; batches are memory that is used again once no tensor refers to it.
+processes. A sample is read right into its place in the batch and normalised there; batches are memory that is used
+again once no tensor refers to it. For a GPU each thread reads into a pinned sample of its own, which goes to the device
+and is normalised there into its place.
 """
 
 from __future__ import annotations
@@ -27,15 +28,21 @@ from hpcai500.pipelines.climate_transform import Transform, Turn
 from hpcai500.pipelines.normalise import BufferPool
 
 
+class GpuWorkspace:
+    """What one thread needs besides to bring samples to a GPU: a raw one on the host and on the device, a stream."""
+
+    def __init__(self, shape: tuple[int, int, int], device: torch.device) -> None:
+        self.raw = torch.empty(shape, dtype=torch.float32, pin_memory=True)
+        self.on_device = torch.empty(shape, dtype=torch.float32, device=device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class Workspace:
     """What one thread works with."""
 
     def __init__(self, transform: Transform, shape: tuple[int, int, int], device: torch.device) -> None:
-        on_gpu = device.type == "cuda"
-        self.raw = torch.empty(shape, dtype=torch.float32, pin_memory=on_gpu)
-        self.on_device = torch.empty(shape, dtype=torch.float32, device=device) if on_gpu else self.raw
         self.scratch = transform.scratch()
-        self.stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
+        self.gpu = GpuWorkspace(shape, device) if device.type == "cuda" else None
 
 
 class InWork(NamedTuple):
@@ -131,15 +138,16 @@ class SampleThreads:
     ) -> None:
         """Read, normalise and check one sample; when this returns it lies in ``out``, also on a GPU."""
         work = self._workspace()
-        split.read(index, work.raw.numpy())
-        if work.stream is None:
-            means = self.transform(work.raw, out, turn, work.scratch).tolist()
+        if work.gpu is None:
+            split.read(index, out.numpy())
+            means = self.transform(out, out, turn, work.scratch).tolist()
         else:
             assert free is not None
-            with torch.cuda.stream(work.stream):
-                work.on_device.copy_(work.raw, non_blocking=True)
-                work.stream.wait_event(free)
-                means = self.transform(work.on_device, out, turn, work.scratch).tolist()  # waits for the stream
+            split.read(index, work.gpu.raw.numpy())
+            with torch.cuda.stream(work.gpu.stream):
+                work.gpu.on_device.copy_(work.gpu.raw, non_blocking=True)
+                work.gpu.stream.wait_event(free)
+                means = self.transform(work.gpu.on_device, out, turn, work.scratch).tolist()  # waits for the stream
         split.check_means(index, means, mirrored=turn.mirror)
 
     def _workspace(self) -> Workspace:

@@ -77,17 +77,22 @@ class Transform:
     def __call__(self, raw: torch.Tensor, out: torch.Tensor, turn: Turn, scratch: torch.Tensor) -> torch.Tensor:
         """Normalise a sample, (16, height, width) in physical units, into ``out``, of the same shape.
 
-        Channel by channel, since a field stays in the cache: scale and shift are one operation for each piece of
-        columns, and the sum that tells whether all values are finite comes from the cache too.
+        ``out`` may be ``raw`` itself. It goes channel by channel, since a field stays in the cache: scale and shift are
+        one operation for each piece of columns, and the mean, which tells whether all values are finite, comes from
+        the cache too.
 
         Returns: mean of each normalised channel, shape (16,), on the device; not finite where a value is not.
         """
         means = torch.empty(len(raw), dtype=torch.float32, device=self._device)
-        width = raw.shape[2]
         scales = self._scales[turn.mirror]
+        overwrites = out.data_ptr() == raw.data_ptr() and turn != Turn()
         for k, (field, normalised) in enumerate(zip(raw.unbind(), out.unbind(), strict=True)):
-            source = torch.index_select(field, 0, self._rows, out=scratch) if turn.mirror else field
-            for piece, place in _pieces(turn.roll, width):
+            source = field
+            if turn.mirror:
+                source = torch.index_select(field, 0, self._rows, out=scratch)
+            elif overwrites:
+                source = scratch.copy_(field)
+            for piece, place in _pieces(turn.roll, raw.shape[2]):
                 torch.add(self._shifts[k], source[:, piece], alpha=scales[k], out=normalised[:, place])
             torch.mean(normalised, (0, 1), out=means[k])
         return means
