@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DATA ?= data/mini.h5
+WORKLOAD ?= resnet50
+DATA ?= $(if $(filter fasterrcnn,$(WORKLOAD)),data/mini-weather,data/mini.h5)
 RANKS ?= 2
 NODES ?= 3
 SLURM ?= $(HOME)/.cache/hpcai500/slurm
@@ -16,14 +17,17 @@ help:  ## Show this list
 	@echo "make TARGET [VARIABLE=VALUE]"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), DATA ($(DATA)), RANKS ($(RANKS)), NODES ($(NODES)), SLURM ($(SLURM))"
+	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), WORKLOAD ($(WORKLOAD); or fasterrcnn), DATA ($(DATA)), RANKS ($(RANKS)), NODES ($(NODES)), SLURM ($(SLURM))"
 
-run: $(VENV)/.installed-run $(DATA)  ## Train mini ResNet-50 twice on 2 ranks, assemble the submission and verify it
-	$(BIN)/hpcai500 submit --size mini --level free --data $(DATA) --ranks $(RANKS) \
+run: $(VENV)/.installed-run $(DATA)  ## Train the mini size of WORKLOAD twice on 2 ranks, assemble the submission and verify it
+	$(BIN)/hpcai500 submit --workload $(WORKLOAD) --size mini --level free --data $(DATA) --ranks $(RANKS) \
 		--set communicator=mpi $(RUN_OPTIONS)
 
-$(DATA): | $(VENV)/.installed-run
-	$(BIN)/hpcai500 data prepare mini --output $(DATA)
+data/mini.h5: | $(VENV)/.installed-run
+	$(BIN)/hpcai500 data prepare mini --output $@
+
+data/mini-weather: | $(VENV)/.installed-run
+	$(BIN)/hpcai500 data prepare mini-weather --output $@
 
 test: $(VENV)/.installed-test horovod lint type unit  ## Install what tests need, then run ruff, mypy and pytest
 
@@ -70,5 +74,5 @@ $(VENV)/.installed-run: setup.cfg setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed-run tools/install_debian_packages.sh
 	tools/install_debian_packages.sh
-	$(INSTALL) --editable '.[mpi,dali,dev,docs]'
+	$(INSTALL) --editable '.[mpi,dali,compression,dev,docs]'
 	@touch $@

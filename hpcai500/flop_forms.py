@@ -134,7 +134,24 @@ def _of_resnet50(settings: Mapping[str, Any], size: Size) -> FlopForm:
     return FlopForm((3, side, side), *counts)
 
 
-FLOP_FORMS: dict[str, Callable[[Mapping[str, Any], Size], FlopForm]] = {"resnet50": _of_resnet50}
+def _of_fasterrcnn(settings: Mapping[str, Any], size: Size) -> FlopForm:
+    shape = (size.input["channels"], size.input["height"], size.input["width"])
+    counts = fasterrcnn_flop(
+        *shape[1:],
+        in_channels=shape[0],
+        num_classes=size.num_classes,
+        regions_per_image=int(settings["box_batch_size_per_image"]),
+        fpn_channels=int(settings["fpn_channels"]),
+        roi_output_size=int(settings["roi_output_size"]),
+        box_head_width=int(settings["box_head_width"]),
+    )
+    return FlopForm(shape, *counts)
+
+
+FLOP_FORMS: dict[str, Callable[[Mapping[str, Any], Size], FlopForm]] = {
+    "resnet50": _of_resnet50,
+    "fasterrcnn": _of_fasterrcnn,
+}
 
 
 def flop_form(workload: str, settings: Mapping[str, Any], size: Size) -> FlopForm:

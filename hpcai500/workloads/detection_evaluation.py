@@ -101,7 +101,7 @@ class DetectionEvaluation:
         names = CLASS_NAMES
         write_detections(target / "detections.json", self._all, names)
         write_class_table(target / "classes.json", self._all, self._curves, names)
-        write_sheet(target / "sheet.png", self._all, pipeline.validation, names)
+        write_sheet(target / "sheet.png", self._all, pipeline.validation)
 
 
 def count(results: Sequence[ImageResult], num_classes: int) -> dict[str, list[int]]:

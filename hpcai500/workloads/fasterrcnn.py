@@ -40,7 +40,11 @@ class FasterRCNNWorkload:
         self.model_config = model_config(settings, in_channels=self.input_shape[0], num_classes=size.num_classes)
 
     def build_model(self) -> nn.Module:
-        return placed(FasterRCNN(self.model_config), self.settings, self.device)
+        return placed(self.make_model(), self.settings, self.device)
+
+    def make_model(self) -> FasterRCNN:
+        """The model on torch's default device."""
+        return FasterRCNN(self.model_config)
 
     def build_optimizer(self, model: nn.Module) -> Optimizer:
         return sgd(model, self.settings)
