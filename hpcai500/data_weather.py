@@ -11,12 +11,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcai500.errors import UsageError
-from hpcai500.pipelines.climate_facts import STATISTICS_NAME
+from hpcai500.errors import DataError, UnknownNameError, UsageError
+from hpcai500.pipelines.climate_facts import CLASS_NAMES, STATISTICS_NAME
 
 if TYPE_CHECKING:
     from hpcai500.edition import Size
     from hpcai500.pipelines.climate import ClimateFile
+    from hpcai500.weather_pictures import Detections
 
 WORKLOAD = "fasterrcnn"
 MINI_SEED = 0
@@ -56,9 +57,8 @@ def add_repack(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="another folder")
     verb.add_argument(
         "--layout",
-        choices=("contiguous", "sample-chunks"),
-        default="contiguous",
-        help="all samples end to end (default), or one chunk a sample",
+        choices=("contiguous", "sample-chunks", "channel-chunks"),
+        help="all samples end to end (default), or one chunk a sample, or a channel (default of lz4)",
     )
     verb.add_argument(
         "--compression", choices=("none", "lz4"), default="none", help="of chunks: none (default), or bitshuffle + lz4"
@@ -85,7 +85,10 @@ def add_show(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("index", type=int, metavar="INDEX", help="number of the sample in the file")
     verb.add_argument("--channel", default="TMQ", metavar="NAME", help="field to draw (TMQ)")
     verb.add_argument("--output", type=Path, metavar="PNG", help="a new file; by default climo_YYYY-INDEX-NAME.png")
-    verb.add_argument("--detections", type=Path, metavar="FILE", help="detections.json of a run, to draw them too")
+    verb.add_argument(
+        "--detections", type=Path, metavar="FILE", help="evaluation/detections.json of a run, to draw them too"
+    )
+    verb.add_argument("--min-score", type=float, default=0.5, metavar="X", help="of detections that are drawn (0.5)")
 
 
 def _years(text: str) -> dict[int, int]:
@@ -148,7 +151,8 @@ def repack(args: argparse.Namespace) -> str:
     from hpcai500.pipelines.climate_repack import Storage
     from hpcai500.pipelines.climate_repack import repack as repack_folder
 
-    storage = Storage(args.layout, args.compression)
+    default_layout = "contiguous" if args.compression == "none" else "channel-chunks"
+    storage = Storage(args.layout or default_layout, args.compression)
     with DataProgress() as progress:
         result = repack_folder(args.folder, args.output, storage, num_workers=args.workers, report=progress.report)
     return f"{args.output}: {result}"
@@ -205,7 +209,66 @@ def _generate(
 
 def show(args: argparse.Namespace) -> str:
     """`hpcai500 data show`."""
-    raise NotImplementedError
+    import numpy as np
+
+    from hpcai500.pipelines.climate import CHANNELS, ClimateFile
+    from hpcai500.pipelines.hdf5_writer import refuse_existing
+    from hpcai500.weather_pictures import draw_sample
+
+    channels = {channel.name: (number, channel.unit) for number, channel in enumerate(CHANNELS)}
+    if args.channel not in channels:
+        raise UnknownNameError("channel", args.channel, channels)
+    file = ClimateFile(args.file)
+    if not 0 <= args.index < file.num_samples:
+        raise UsageError(f"{args.file} has no sample {args.index}; valid are 0 to {file.num_samples - 1}")
+    output = args.output or Path(f"{args.file.stem}-{args.index}-{args.channel}.png")
+    refuse_existing(output)
+    sample = np.empty(file.shape, np.float32)
+    file.read(args.index, sample)
+    number, unit = channels[args.channel]
+    boxes, classes = file.boxes(args.index)
+    detections = None if args.detections is None else _detections_for(args, file)
+    title = f"{args.file.name}, sample {args.index}"
+    draw_sample(
+        output,
+        sample[number],
+        channel=(args.channel, unit),
+        boxes=boxes,
+        classes=classes,
+        detections=detections,
+        title=title,
+    )
+    found = "" if detections is None else f" and {len(detections.scores)} detections"
+    return f"{output}: {args.channel} of {title}, with {len(boxes)} boxes{found}"
+
+
+def _detections_for(args: argparse.Namespace, file: ClimateFile) -> Detections:
+    """What a run's detections.json says of the sample; it counts the samples of all validation files."""
+    import numpy as np
+
+    from hpcai500.pipelines.climate import ClimateFile
+    from hpcai500.weather_pictures import Detections
+
+    names = _size_for(file.path.parent, None).split_files["validation"]
+    if file.path.name not in names:
+        raise UsageError(
+            f"detections are of the validation files, {', '.join(names)}; {file.path.name} is none of them"
+        )
+    before = names[: names.index(file.path.name)]
+    wanted = args.index + sum(ClimateFile(file.path.parent / name).num_samples for name in before)
+    try:
+        content = json.loads(args.detections.read_text())
+        found = next((one["detections"] for one in content["samples"] if one["sample"] == wanted), None)
+        if found is None:
+            raise DataError(f"{args.detections} has no sample {wanted}; it holds {len(content['samples'])} samples")
+        kept = [one for one in found if one["score"] >= args.min_score]
+        return Detections(
+            np.array([one["box"] for one in kept], np.float32).reshape(-1, 4),
+            np.array([CLASS_NAMES.index(one["class"]) for one in kept], np.int64),
+            np.array([one["score"] for one in kept], np.float32),
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{args.detections} is no detections.json of a run's evaluation folder: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------------- info and check
@@ -239,8 +302,6 @@ def facts_of(path: Path) -> dict[str, Any]:
 
 
 def _file_facts(file: ClimateFile) -> dict[str, Any]:
-    from hpcai500.pipelines.climate import CLASS_NAMES
-
     boxes = Counter(CLASS_NAMES[number] for index in range(file.num_samples) for number in file.boxes(index)[1])
     return {
         "file": str(file.path),

@@ -20,6 +20,16 @@ from hpcai500.pipelines.worker_pool import run_tasks
 RUN_BYTES = 1 << 28  # of fields a worker reads for one task
 
 
+class ClimateFinding(DataFinding):
+    """Something wrong with a climate file; ``split`` is the file's name, ``index`` its sample, where it is one."""
+
+    def __str__(self) -> str:
+        place = "" if self.split is None else self.split
+        if self.index is not None:
+            place += f", sample {self.index}"
+        return f"{place}: {self.what}" if place else self.what
+
+
 class CheckTask(NamedTuple):
     """Samples of a file to read, or a whole file to compare with its SHA-256 (``last`` is 0)."""
 
@@ -28,7 +38,9 @@ class CheckTask(NamedTuple):
     last: int
 
 
-def check_climate(path: Path, *, num_workers: int | None = None, report: Report = report_nothing) -> list[DataFinding]:
+def check_climate(
+    path: Path, *, num_workers: int | None = None, report: Report = report_nothing
+) -> list[DataFinding]:
     """Everything that is wrong with a folder of climate files, or with one file, in their order; empty if all is sound.
 
     Files are compared with the checksums of the statistics, boxes with the field, and every channel of every sample is
@@ -47,13 +59,13 @@ def check_climate(path: Path, *, num_workers: int | None = None, report: Report 
         try:
             file = ClimateFile(one)
         except DataError as error:
-            findings.append(DataFinding(str(error), one.name))
+            findings.append(ClimateFinding(str(error), one.name))
             continue
         tasks |= _tasks(file, None if statistics is None else statistics.file(one.name))
     done_bytes, all_bytes = 0, sum(tasks.values())
     for task, wrong in run_tasks(functools.partial(check_task, statistics), iter(tasks), num_workers):
         name = Path(task.path).name
-        findings += [DataFinding(what, name, index, f"{name}, {index}") for index, what in wrong]
+        findings += [ClimateFinding(what, name, index) for index, what in wrong]
         done_bytes += tasks[task]
         report("checking", done_bytes, all_bytes)
     return sorted(findings, key=lambda one: (one.split or "", -1 if one.index is None else one.index))
@@ -65,9 +77,9 @@ def _read_statistics(folder: Path, *, required: bool) -> tuple[list[DataFinding]
     try:
         statistics = read_statistics(folder)
     except DataError as error:
-        return [DataFinding(str(error))], None
+        return [ClimateFinding(str(error))], None
     missing = [one.name for one in statistics.files if not (folder / one.name).exists()] if required else []
-    return [DataFinding("the file is missing; the statistics cover it", name) for name in missing], statistics
+    return [ClimateFinding("the file is missing; the statistics cover it", name) for name in missing], statistics
 
 
 def _tasks(file: ClimateFile, facts: FileFacts | None) -> dict[CheckTask, int]:
@@ -91,9 +103,9 @@ def check_task(statistics: Statistics | None, task: CheckTask) -> list[tuple[int
     for index in range(task.first, task.last):
         try:
             file.read(index, sample)
-            check_sample(sample, "it", statistics)
+            check_sample(sample, "", statistics)
         except SampleError as error:
-            wrong.append((index, str(error)))
+            wrong.append((index, str(error).removeprefix(", ")))
     file.close()
     return wrong
 
