@@ -49,13 +49,11 @@ def write_sheet(path: Path, results: Sequence[FoundSample], split: ClimateSplit)
         DataError: a field cannot be read any more.
     """
     ranked = sorted(results, key=lambda result: (-f1_score(result), result.id))
-    middle = max(0, len(ranked) // 2 - NUM_EACH // 2)
-    groups = {"best": ranked[:NUM_EACH], "usual": ranked[middle : middle + NUM_EACH], "worst": ranked[-NUM_EACH:]}
     names = [channel.name for channel in CHANNELS]
     row = names.index(CHANNEL)
     sample = np.empty(split.shape, dtype=np.float32)
     panels = []
-    for group, members in groups.items():
+    for group, members in grouped(ranked).items():
         for result in members:
             split.read(result.id, sample)
             sure = result.scores >= SURE_SCORE
@@ -64,6 +62,14 @@ def write_sheet(path: Path, results: Sequence[FoundSample], split: ClimateSplit)
             panels.append(Panel(sample[row].copy(), result.boxes, result.labels - 1, detections, title))
     title = f"Detections with a score of at least {SURE_SCORE:g} on validation samples"
     return draw_sheet(path, panels, channel=(CHANNEL, CHANNELS[row].unit), title=title)
+
+
+def grouped(ranked: Sequence[FoundSample]) -> dict[str, Sequence[FoundSample]]:
+    """Best, usual and worst of the samples, none twice."""
+    best, rest = ranked[:NUM_EACH], ranked[NUM_EACH:]
+    worst, rest = rest[-NUM_EACH:], rest[:-NUM_EACH]
+    middle = max(0, (len(rest) - NUM_EACH) // 2)
+    return {"best": best, "usual": rest[middle : middle + NUM_EACH], "worst": worst}
 
 
 def f1_score(result: FoundSample) -> float:

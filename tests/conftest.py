@@ -69,3 +69,15 @@ def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     recipe = Recipe(seed=0, num_classes=10, image_size=32, num_samples=(128, 50))
     return prepare(tmp_path_factory.mktemp("data") / "smoke.h5", recipe, num_workers=1)
+
+
+@pytest.fixture(scope="session")
+def smoke_weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the smoke size of fasterrcnn takes: 8 + 4 generated fields of 96 x 144."""
+    from hpcai500.datasets.extreme_weather.generate import WeatherRecipe, generate
+    from hpcai500.pipelines.climate_statistics import compute_statistics
+
+    folder = tmp_path_factory.mktemp("weather") / "smoke-weather"
+    generate(folder, WeatherRecipe(seed=0, height=96, width=144, samples_by_year={1979: 8, 1997: 4}), num_workers=1)
+    compute_statistics(folder, ["climo_1979.h5"], num_workers=1)
+    return folder

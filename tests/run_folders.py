@@ -7,17 +7,26 @@ from pathlib import Path
 
 from hpcai500.edition import load_edition
 from hpcai500.formats import DataSource, RunConfig, write_json
-from hpcai500.pipelines.hdf5 import open_images
+from hpcai500.workloads import data_module
 
 
 def make_run(
-    folder: Path, data: Path, *, comm: str, num_ranks: int, settings: dict[str, str], num_nodes: int = 1
+    folder: Path,
+    data: Path,
+    *,
+    comm: str,
+    num_ranks: int,
+    settings: dict[str, str],
+    num_nodes: int = 1,
+    workload: str = "resnet50",
 ) -> Path:
     """Make ``run-1`` in a folder, with its configuration, and return it."""
-    edition, info = load_edition(), open_images(data)
+    edition = load_edition()
+    rules = edition.workload(workload)
+    facts = data_module(workload).describe_data(data, rules.size("smoke"))
     config = RunConfig(
         run_id=str(uuid.uuid4()),
-        workload="resnet50",
+        workload=workload,
         level="free",
         size="smoke",
         edition=edition.number,
@@ -26,8 +35,8 @@ def make_run(
         num_ranks=num_ranks,
         num_nodes=num_nodes,
         device="cpu",
-        data=DataSource(path=str(data), dataset_sha256=info.dataset_sha256, source=info.provenance["source"]),
-        settings=edition.workload("resnet50").resolve("smoke", "free", {"communicator": comm, **settings}),
+        data=DataSource(path=str(data), dataset_sha256=facts.dataset_sha256, source=facts.source),
+        settings=rules.resolve("smoke", "free", {"communicator": comm, **settings}),
     )
     (folder / "run-1").mkdir(parents=True)
     write_json(folder / "run-1" / "config.json", config)

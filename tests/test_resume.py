@@ -188,6 +188,27 @@ def test_stopped_by_a_signal_it_makes_a_checkpoint_and_goes_on_to_the_bit(
     assert_valid(run_folder)
 
 
+def test_a_detector_goes_on_to_the_bit(smoke_weather: Path, tmp_path: Path) -> None:
+    """It draws which anchors and regions it learns from, so its random state has to go on too."""
+
+    def make(name: str) -> Path:
+        settings = {"report_steps": "1", "checkpoint_every_s": "5000"}
+        where = {"comm": "serial", "num_ranks": 1, "workload": "fasterrcnn"}
+        return run_folders.make_run(tmp_path / name, smoke_weather, settings=settings, **where)  # type: ignore[arg-type]
+
+    straight, stopped = make("straight"), make("stopped")
+    assert finish(straight, num_ranks=1)[0] == 0
+    process = start(stopped, num_ranks=1)
+    wait_until(wrote(stopped, "window"), process)
+    os.kill(process.pid, signal.SIGUSR2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED_EXIT_CODE, output
+    assert finish(stopped, num_ranks=1)[0] == 0
+    assert len(read(stopped).segments) == 2
+    assert curve(stopped) == curve(straight)
+    assert_valid(stopped)
+
+
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_three_ranks_add_their_gradients_in_the_same_order_after_a_stop(smoke_data: Path, tmp_path: Path) -> None:

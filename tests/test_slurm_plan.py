@@ -502,8 +502,29 @@ def test_a_folder_that_is_no_submission_is_refused(tmp_path: Path, capsys: pytes
 # --- job templates ---------------------------------------------------------------------------------------------------
 
 
-def template(level: str) -> str:
-    return (ROOT / f"jobs/resnet50_{level}.sbatch").read_text(encoding="utf-8")
+def template(level: str, workload: str = "resnet50") -> str:
+    return (ROOT / f"jobs/{workload}_{level}.sbatch").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_templates_of_workloads_differ_only_in_names_and_examples(level: str) -> None:
+    names = {
+        "resnet50": "WORKLOAD",
+        "fasterrcnn": "WORKLOAD",
+        "ResNet-50 on ImageNet": "TITLE",
+        "Faster R-CNN on climate fields": "TITLE",
+        "data/mini.h5": "DATA",
+        "data/mini-weather": "DATA",
+        "label_smoothing=0.05": "SETTING",
+        "longitude_roll=false": "SETTING",
+    }
+    texts = []
+    for workload in ("resnet50", "fasterrcnn"):
+        text = template(level, workload)
+        for name, word in names.items():
+            text = text.replace(name, word)
+        texts.append(text)
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -254,6 +254,22 @@ def test_winds_near_the_ground_blow_into_a_low() -> None:
         assert spread[middle[0] - 4 : middle[0] + 4, middle[1] - 4 : middle[1] + 4].mean() < 0
 
 
+def test_storms_fade_before_their_windows_end() -> None:
+    grid, storm = Grid(192, 288), Storm(100.0, 30.0, 8.0, 3000, 0.8)
+    ways = (storms.add_tropical_cyclone, storms.add_tropical_depression, storms.add_extratropical_cyclone)
+    for add in ways:
+        state = calm(grid)
+        add(state, grid, storm, 0.0)
+        for field in fields(State):
+            values = np.abs(getattr(state, field.name))
+            rows, columns = np.nonzero(values)
+            if not rows.size:
+                continue
+            part = values[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            edge = max(part[0].max(), part[-1].max(), part[:, 0].max(), part[:, -1].max())
+            print(add.__name__, field.name, edge / values.max())
+
+
 def stands_out(weather: Snapshots, name: str, kind: int) -> NDArray[np.float32]:
     """Value in the middle of each box less the mean along its edge."""
     field, found = channel(weather, name), []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcai500.edition import Size, Workload
-from hpcai500.errors import UsageError
+from hpcai500.errors import DataError, UsageError
 from hpcai500.workloads.data_source import DataFacts, DataPlace
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ def describe_data(path: Path, size: Size) -> DataFacts:
     """See DataModule."""
     from hpcai500.pipelines.climate_facts import CHANNELS, describe_folder
 
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise DataError(f"{str(path)!r} {what}; give the folder of the climo_YYYY.h5 files")
     facts = describe_folder(path, used_files(size))
     wanted = tuple(size.input[name] for name in ("channels", "height", "width"))
     found = (len(CHANNELS), facts.height, facts.width)

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 # One step an epoch: what is tested is how runs are started.
 SMALL = ["--size", "smoke", "--device", "cpu", "--set", "batch_size_per_rank=64", "--no-selfcheck"]
+SMALL_DETECTOR = ["--size", "smoke", "--device", "cpu", "--no-selfcheck"]
 PATIENCE_S = 400.0
 
 
@@ -69,33 +70,36 @@ def test_two_runs_are_an_array_and_whoever_waits_sees_the_verdict(
 
 
 @pytest.mark.parametrize(
-    ("level", "chosen", "sbatch_words"),
+    ("workload", "level", "chosen", "sbatch_words"),
     [
-        pytest.param("hardware", {}, ["--nodes=2"], marks=pytest.mark.horovod),
-        ("system", {"COMM": "torchdist"}, ["--nodes=1", "--ntasks-per-node=2"]),
-        pytest.param("free", {"COMM": "mpi", "LAUNCHER": "mpirun"}, ["--nodes=2"], marks=pytest.mark.mpi),
+        pytest.param("resnet50", "hardware", {}, ["--nodes=2"], marks=pytest.mark.horovod),
+        ("fasterrcnn", "system", {"COMM": "torchdist"}, ["--nodes=1", "--ntasks-per-node=2"]),
+        pytest.param("resnet50", "free", {"COMM": "mpi", "LAUNCHER": "mpirun"}, ["--nodes=2"], marks=pytest.mark.mpi),
     ],
 )
 def test_a_template_trains_from_any_folder(
+    workload: str,
     level: str,
     chosen: dict[str, str],
     sbatch_words: list[str],
     cluster: RunningCluster,
     environ: dict[str, str],
     smoke_data: Path,
+    smoke_weather: Path,
     tmp_path: Path,
 ) -> None:
-    command = ["sbatch", "--parsable", "--time=10", *sbatch_words, str(ROOT / f"jobs/resnet50_{level}.sbatch")]
+    command = ["sbatch", "--parsable", "--time=10", *sbatch_words, str(ROOT / f"jobs/{workload}_{level}.sbatch")]
     user = {name: value for name, value in environ.items() if name != "VIRTUAL_ENV"}
     user |= {"HPCAI500_PYTHON": sys.executable} | chosen
-    done = cluster.run([*command, *SMALL, "--data", str(smoke_data)], env=user, cwd=tmp_path)
+    data, words = (smoke_data, SMALL) if workload == "resnet50" else (smoke_weather, SMALL_DETECTOR)
+    done = cluster.run([*command, *words, "--data", str(data)], env=user, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
     ended = cluster.wait_for_job(job, within_s=PATIENCE_S)
-    output = (tmp_path / f"hpcai500-resnet50-{level}-{job}.out").read_text()
+    output = (tmp_path / f"hpcai500-{workload}-{level}-{job}.out").read_text()
     assert ended["JobState"] == "COMPLETED", output
-    assert f"VALID resnet50, {level} level, size smoke" in output
-    folder = tmp_path / f"runs/resnet50-smoke-{level}-job{job}"
+    assert f"VALID {workload}, {level} level, size smoke" in output
+    folder = tmp_path / f"runs/{workload}-smoke-{level}-job{job}"
     assert verify_submission(folder / "submission.json").valid
     config = json.loads((folder / "run-1/config.json").read_text())
     assert config["settings"]["communicator"] == chosen.get("COMM", "horovod")
