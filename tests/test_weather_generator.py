@@ -267,7 +267,9 @@ def test_storms_fade_before_their_windows_end() -> None:
                 continue
             part = values[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
             edge = max(part[0].max(), part[-1].max(), part[:, 0].max(), part[:, -1].max())
-            print(add.__name__, field.name, edge / values.max())
+            share = 0.11 if "east" in field.name or "north" in field.name else 0.02  # winds fall like the slope
+            share = 0.005 if field.name == "pressure" else share
+            assert edge < share * values.max(), (add.__name__, field.name)
 
 
 def stands_out(weather: Snapshots, name: str, kind: int) -> NDArray[np.float32]:
