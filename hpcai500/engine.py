@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import time
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from hpcai500.collector import StepRecorder
 from hpcai500.comm.communicator import Communicator
 from hpcai500.errors import RunError, StoppedError
 from hpcai500.ledger import LedgerWriter
+from hpcai500.out_of_memory import is_out_of_memory, largest_batch
 from hpcai500.pauses import LOOK_PERIOD_S, JointLook, StopRequests
 from hpcai500.pipelines.pipeline import Batch, Pipeline
 from hpcai500.pipelines.sampling import epoch_order, sample_digest
@@ -123,8 +125,7 @@ class Engine:
             timer.lap("data_wait")
 
             learning_rate = self._set_learning_rate(epoch, step)
-            loss = self._loss(batch)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            loss = self._forward_backward(batch)
             timer.lap("forward_backward")
 
             self.exchange.finish()
@@ -135,7 +136,7 @@ class Engine:
             self.optimizer.zero_grad(set_to_none=True)
             timer.lap("optimizer")
 
-            account.enter_step(batch, loss.detach(), learning_rate, timer)
+            account.enter_step(batch, loss, learning_rate, timer)
             self.position = Position(epoch, step + 1)
             if self.look.is_due() and step + 1 < self.pipeline.num_steps_per_epoch:
                 self._pause(account)
@@ -211,6 +212,33 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
+
+    def _forward_backward(self, batch: Batch) -> Tensor:
+        """Loss of a batch, without its graph; the gradients are in the parameters, or on their way to the other ranks.
+
+        Raises:
+            RunError: memory ran out; the message names the largest batch that fits.
+        """
+        try:
+            loss = self._loss(batch)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what the step had allocated
+            words = str(error).partition("\n")[0]
+        self.optimizer.zero_grad(set_to_none=True)
+        fits = largest_batch(self._loss, list(self.model.parameters()), batch)
+        what_to_do = (
+            f"{fits} is the largest that fits: use --set batch_size_per_rank={fits}"
+            if fits
+            else "not even one sample fits: use a device with more memory, or a smaller precision or size"
+        )
+        raise RunError(
+            f"rank {self.comm.rank} runs out of memory with batch_size_per_rank = {len(batch.ids)} ({words}); "
+            + what_to_do
+        )
 
     def _loss(self, batch: Batch) -> Tensor:
         if len(batch.ids) == 0:
