@@ -66,7 +66,8 @@ class Transform:
         ]
         shifts = torch.tensor([-facts.mean / facts.std for facts in statistics.channels], dtype=torch.float64)
         self._shifts = list(shifts.to(device, torch.float32))
-        self._rows = torch.arange(shape[1] - 1, -1, -1, device=device)
+        rows = torch.arange(shape[1], device=device)
+        self._rows = (rows, rows.flip(0))
         self._device = device
         self._field = shape[1:]
 
@@ -77,23 +78,21 @@ class Transform:
     def __call__(self, raw: torch.Tensor, out: torch.Tensor, turn: Turn, scratch: torch.Tensor) -> torch.Tensor:
         """Normalise a sample, (16, height, width) in physical units, into ``out``, of the same shape.
 
-        ``out`` may be ``raw`` itself. It goes channel by channel, since a field stays in the cache: scale and shift are
-        one operation for each piece of columns, and the mean, which tells whether all values are finite, comes from
-        the cache too.
+        ``out`` may be ``raw`` itself. It goes channel by channel, since a field stays in the cache between turning it
+        (one copy of rows for each piece of columns), scaling and shifting it (one operation) and taking its mean, which
+        tells whether all values are finite.
 
         Returns: mean of each normalised channel, shape (16,), on the device; not finite where a value is not.
         """
         means = torch.empty(len(raw), dtype=torch.float32, device=self._device)
-        scales = self._scales[turn.mirror]
-        overwrites = out.data_ptr() == raw.data_ptr() and turn != Turn()
+        scales, rows = self._scales[turn.mirror], self._rows[turn.mirror]
+        pieces = _pieces(turn.roll, raw.shape[2])
         for k, (field, normalised) in enumerate(zip(raw.unbind(), out.unbind(), strict=True)):
-            source = field
-            if turn.mirror:
-                source = torch.index_select(field, 0, self._rows, out=scratch)
-            elif overwrites:
-                source = scratch.copy_(field)
-            for piece, place in _pieces(turn.roll, raw.shape[2]):
-                torch.add(self._shifts[k], source[:, piece], alpha=scales[k], out=normalised[:, place])
+            if turn != Turn():
+                for piece, place in pieces:
+                    torch.index_select(field[:, piece], 0, rows, out=scratch[:, place])
+            source = field if turn == Turn() else scratch
+            torch.add(self._shifts[k], source, alpha=scales[k], out=normalised)
             torch.mean(normalised, (0, 1), out=means[k])
         return means
 
