@@ -193,10 +193,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, duration_s)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 20 s on two cores that have nothing else to do
 def test_a_step_of_official_size_fits_two_cores_and_their_memory() -> None:
     run = subprocess.run(
         [sys.executable, "-c", OFFICIAL_STEP, str(Path(__file__).parent)], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
     peak_bytes = float(run.stdout.split()[0])
-    assert peak_bytes < 12e9  # benchmarks/detection_operators.rst has the figure
+    assert peak_bytes < 6e9  # benchmarks/detection_operators.rst has the figure

@@ -1,7 +1,7 @@
 """Non-maximum suppression and RoIAlign: torchvision's where it can be imported, else ours, which give the same.
 
-``suppress_boxes`` and ``align_regions`` are the ones in use; call them through this module, so that tests and
-benchmarks can set them.
+One exception: on a processor RoIAlign is always ours, since it is much faster there. ``suppress_boxes`` and
+``align_regions`` are the ones in use; call them through this module, so that tests and benchmarks can set them.
 """
 
 from __future__ import annotations
@@ -89,9 +89,12 @@ def _axis_points(
     Takes the edges of each region, in cells of its features, and the number of these, all (r). Gives indices, int64,
     and weights, both (r, output_size, 2 * sampling_ratio): for each point its lower and its upper neighbour.
     """
-    side = (end - begin).clamp(min=1.0)
-    offsets = torch.arange(output_size * sampling_ratio, dtype=begin.dtype, device=begin.device).add_(0.5)
-    points = begin[:, None] + offsets * (side / (output_size * sampling_ratio))[:, None]
+    cell = (end - begin).clamp(min=1.0) / output_size
+    cells = torch.arange(output_size, dtype=begin.dtype, device=begin.device)
+    parts = torch.arange(sampling_ratio, dtype=begin.dtype, device=begin.device) + 0.5
+    # Added up in the order of torchvision, so that both round alike.
+    corners = begin[:, None] + cells * cell[:, None]
+    points = (corners[:, :, None] + (parts * cell[:, None] / sampling_ratio)[:, None]).flatten(1)
     last = length[:, None] - 1
     inside = (points >= -1) & (points <= length[:, None])  # torchvision: further out there is nothing, not the border
     points = torch.minimum(points.clamp(min=0), last)
@@ -137,7 +140,16 @@ def suppress_torchvision(boxes: Tensor, valid: Tensor, iou_threshold: float) -> 
     return keep
 
 
+def align_regions_fastest(levels: Sequence[Tensor], *regions: Tensor, **constants: Any) -> Tensor:
+    """On a GPU torchvision's; on a processor ours, which is several times as fast there.
+
+    benchmarks/detection_operators.rst has the figures.
+    """
+    align = align_regions_torchvision if HAS_TORCHVISION and levels[0].is_cuda else align_regions_torch
+    return align(levels, *regions, **constants)
+
+
 AlignRegions = Callable[..., Tensor]
 SuppressBoxes = Callable[[Tensor, Tensor, float], Tensor]
-align_regions: AlignRegions = align_regions_torchvision if HAS_TORCHVISION else align_regions_torch
+align_regions: AlignRegions = align_regions_fastest
 suppress_boxes: SuppressBoxes = suppress_torchvision if HAS_TORCHVISION else suppress
