@@ -1,4 +1,4 @@
-"""What mini ResNet-50 reaches with five seeds, from which its target quality is set.
+"""What the mini size of a workload reaches with five seeds, from which its target quality is set.
 
     hpcai500 submit --size mini --data data/mini.h5 --ranks 2 --runs 5 --output runs/convergence
     python benchmarks/mini_convergence.py runs/convergence
@@ -24,11 +24,11 @@ def main() -> None:
     args = parser.parse_args()
     results = [read_record(path, RunResult) for path in sorted(args.folder.glob("run-*/result.json"))]
     print(machine())
-    print("seed   top-1   last loss   ranked clock   images/s")
+    print("seed   quality   last loss   ranked clock   images/s")
     for result in results:
         assert result.achieved_quality is not None
         print(
-            f"{result.seed:>4}   {result.achieved_quality:.3f}   {result.loss_last:>9.3f}   {result.wall_s:>10.1f} s"
+            f"{result.seed:>4}   {result.achieved_quality:>7.3f}   {result.loss_last:>9.3f}   {result.wall_s:>10.1f} s"
             f"   {result.samples_per_s:>8.1f}"
         )
     qualities = [result.achieved_quality for result in results if result.achieved_quality is not None]

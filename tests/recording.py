@@ -18,10 +18,11 @@ from unittest import mock
 import msgspec
 from msgspec.structs import replace
 
-from hpcai500.edition import Edition, load_edition
+from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError
 from hpcai500.flop_forms import flop_form
 from hpcai500.ledger import ChainHead, LedgerWriter
+from hpcai500.qualities import RECALLS, quality_named
 from hpcai500.record import RunRecord, Segment, ledger_path, ledgers_digest, list_ledgers, read_segments
 from hpcai500.resume import last_head
 from hpcai500.submission import (
@@ -51,7 +52,8 @@ def make_edition() -> Edition:
         key: replace(workload.setting(key), default_by_size=workload.setting(key).default_by_size | {"smoke": value})
         for key, value in defaults.items()
     }
-    return replace(edition, workloads={"resnet50": replace(workload, sizes=sizes, settings=settings)})
+    resnet50 = replace(workload, sizes=sizes, settings=settings)
+    return replace(edition, workloads={**edition.workloads, "resnet50": resnet50})
 
 
 EDITION = make_edition()
@@ -107,18 +109,19 @@ def record_submission(
     num_failed: int = 0,
     settings: dict[str, object] | None = None,
     resumed_on: int = 0,
+    workload: str = "resnet50",
 ) -> Path:
     """Write run folders and submission.json as a correct run would; the last ``num_failed`` runs end half-way.
 
     With ``resumed_on`` the first run was killed in its last epoch and went on on so many ranks.
     """
-    rules = EDITION.workload("resnet50")
+    rules = EDITION.workload(workload)
     num_runs = (num_runs if num_runs is not None else rules.size(size).num_runs) + num_failed
     folders = [folder / f"run-{number}" for number in range(1, num_runs + 1)]
     for number, run_folder in enumerate(folders):
         config = RunConfig(
             run_id=f"run-id-{number}",
-            workload="resnet50",
+            workload=workload,
             level=level,
             size=size,
             edition=EDITION.number,
@@ -289,15 +292,39 @@ def record_evaluation(
     size = EDITION.workload(config.workload).size(config.size)
     clock.advance(2.01)
     shards = [len(range(other, size.num_validation_samples, config.num_ranks)) for other in range(config.num_ranks)]
-    correct = [shard * (epoch + 1) // (size.epochs + 2) + number % 2 for shard in shards]
-    shard = {"epoch": epoch, "samples": shards[rank], "counts": {"correct": [correct[rank]]}}
-    shard |= {"loss_sum": 1.5 * shards[rank]}
+    is_detector = config.workload == "fasterrcnn"
+    counts = [(detector_counts if is_detector else top_1_counts)(shard, epoch, size, number) for shard in shards]
+    shard = {"epoch": epoch, "samples": shards[rank], "counts": counts[rank]}
+    shard |= {"loss_sum": None if is_detector else 1.5 * shards[rank]}
     ledger.write("evaluation_shard", shard | {"duration_ns": 2 * NS_PER_S})
     clock.advance(0.2)  # the other ranks wait for rank 0
     if rank == 0:
-        counts = {"epoch": epoch, "samples": sum(shards), "counts": {"correct": [sum(correct)]}, "curves": []}
-        counts |= {"quality": sum(correct) / sum(shards), "loss": 1.5, "duration_ns": NS_PER_S // 10}
-        ledger.write("evaluation", counts)
+        whole = {key: list(map(sum, zip(*(part[key] for part in counts), strict=True))) for key in counts[0]}
+        curves = detector_curves(whole) if is_detector else []
+        quality = quality_named(EDITION.workload(config.workload).quality).compute(sum(shards), whole, curves)
+        evaluation = {"epoch": epoch, "samples": sum(shards), "counts": whole, "curves": curves, "quality": quality}
+        evaluation |= {"loss": None if is_detector else 1.5, "duration_ns": NS_PER_S // 10}
+        ledger.write("evaluation", evaluation)
+
+
+def top_1_counts(samples: int, epoch: int, size: Size, number: int) -> dict[str, list[int]]:
+    return {"correct": [samples * (epoch + 1) // (size.epochs + 2) + number % 2]}
+
+
+def detector_counts(samples: int, epoch: int, size: Size, number: int) -> dict[str, list[int]]:
+    """Two boxes of each class a sample, of which some are hit; the last class does not occur."""
+    boxes = [2 * samples] * (size.num_classes - 1) + [0]
+    hits = [box * epoch // (size.epochs + 1) for box in boxes]
+    return {"boxes": boxes, "detections": [box + 1 for box in boxes], "hits": hits}
+
+
+def detector_curves(counts: dict[str, list[int]]) -> list[list[float]]:
+    """Precisions that fall from 1 to 0.5 where the last box that was hit ends them."""
+    curves = []
+    for boxes, hits in zip(counts["boxes"], counts["hits"], strict=True):
+        reached = sum(recall <= hits / boxes for recall in RECALLS) if hits else 0
+        curves.append([1 - 0.5 * place / reached if place < reached else 0.0 for place in range(len(RECALLS))])
+    return curves
 
 
 @dataclass
