@@ -83,7 +83,7 @@ def test_a_detector_s_quality_cannot_be_talked_up(forger: Forger, event: str, ch
 
 
 def test_more_regions_than_were_trained_on_are_found_in_the_flop(forger: Forger) -> None:
-    forger.edit_config(lambda config: config["settings"].update(box_batch_size_per_image=512), number=1)
+    forger.edit_config(lambda config: config["settings"].update(box_batch_size_per_image=512), numbers=(1,))
     forger.forge()
     assert "counts.model" in {finding.rule for finding in verify_submission(forger.path).findings}
 
