@@ -4,14 +4,12 @@ Each node copies the whole file, not a shard of it: every epoch shuffles over al
 sample sooner or later, whatever the number of nodes. One rank a node copies (``Stage``), the others wait for it
 (``collect``). A copy that an earlier job has left is used again.
 
-A copy is believed only after it has been read back: per block of 64 MiB, the sha256 of the bytes as they came from the
-source must equal that of the bytes as the local disk gives them back, with the page cache dropped where the file system
-lets us. Reading, writing and hashing are done outside Python's lock, so importing torch is not held up.
+Data may be a folder; then the files that a run reads are copied, one after the other. A copy is believed only after it
+has been read back (hpcai500/verified_copy.py).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -20,38 +18,31 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpcai500.errors import DataError
+from hpcai500.verified_copy import BLOCK_BYTES, Source, StagingError, copy_verified
 
 if TYPE_CHECKING:
     from hpcai500.comm.communicator import Communicator
 
 OnFullDisk = Literal["fallback", "stop"]
-BLOCK_BYTES = 64 * 2**20
-PIECE_BYTES = 4 * 2**20  # of one read and write: large enough for network file systems, small enough for many threads
-NUM_THREADS = 4  # parallel file systems give one reader a fraction of what a node can have; sha256 does 1.7 GB/s a core
 MARKER_FORMAT = 1
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 WAIT_INTERVAL_S = 0.2
-
-
-class StagingError(Exception):
-    """A copy cannot be had on this node; the original is still there to be read."""
 
 
 @dataclass(frozen=True)
 class StagedFile:
-    """What came of staging.
+    """What came of staging a file, or a folder's files.
 
     Attributes:
-        source: the file that was to be copied.
-        path: the file to read: the copy, or the source where there is none.
-        num_bytes: size of the file.
+        source: what was to be copied.
+        path: what is to be read: the copy, or the source where there is none.
+        num_bytes: size of it.
         copy_ns: time of reading, writing and flushing, in nanoseconds; 0 if nothing was copied.
         verify_ns: time of reading the copy back; 0 if nothing was copied.
         reused: a verified copy was there already.
@@ -85,7 +76,7 @@ class StagedFile:
 
 
 class Stage:
-    """Copies one file to a folder of this node, in threads of its own.
+    """Copies a file, or files of a folder, to a folder of this node, in threads of its own.
 
     ::
 
@@ -95,14 +86,17 @@ class Stage:
         staged = stage.wait()       # read staged.path
 
     Args:
-        source: the file.
+        source: the file, or the folder with the files.
         folder: a folder on storage of this node; made if it is missing.
+        files: names of the files, if the source is a folder.
         on_full_disk: where no copy can be had (disk full, read-only, damaged), "fallback" reads the source and says so
             in ``StagedFile.fell_back``, "stop" raises.
     """
 
-    def __init__(self, source: Path, folder: Path, *, on_full_disk: OnFullDisk = "fallback") -> None:
-        self._source, self._folder, self._on_full_disk = source, folder, on_full_disk
+    def __init__(
+        self, source: Path, folder: Path, *, files: Sequence[str] = (), on_full_disk: OnFullDisk = "fallback"
+    ) -> None:
+        self._source, self._folder, self._files, self._on_full_disk = source, folder, files, on_full_disk
         self._staged: StagedFile | None = None
         self._error: BaseException | None = None
         # A daemon: a rank that ends early does not wait for gigabytes. What it leaves half done is begun anew.
@@ -138,14 +132,16 @@ class Stage:
     def _stage(self) -> StagedFile:
         try:
             source = self._source.resolve(strict=True)
-            num_bytes = source.stat().st_size
+            num_bytes = sum((source / name).stat().st_size for name in self._files or ("",))
         except OSError as error:
             raise DataError(
                 f"cannot read {str(self._source)!r} on {socket.gethostname()}; it was to be staged"
             ) from error
         try:
             with writing(self._folder), locked(self._folder, copy_name(source)):
-                return stage_locked(source, self._folder)
+                if self._files:
+                    return stage_files(source, self._folder, self._files)
+                return stage_locked(source, self._folder, copy_name(source))
         except StagingError as error:
             where = f"{str(self._source)!r} to {str(self._folder)!r} on {socket.gethostname()}"
             if self._on_full_disk == "stop":
@@ -184,14 +180,38 @@ def copy_name(source: Path) -> str:
     return f"{source.stem}-{hashlib.sha256(os.fsencode(source)).hexdigest()[:12]}{source.suffix}"
 
 
-def stage_locked(source: Path, folder: Path) -> StagedFile:
-    """Use the copy that is there, or make and verify one; the caller holds the lock.
+def stage_files(source: Path, folder: Path, names: Sequence[str]) -> StagedFile:
+    """As ``stage_locked`` for files of a folder, which keep their names in a folder of their own.
+
+    Raises:
+        StagingError: there is no room for all of them, or a copy is not what was written.
+        DataError: a file cannot be read, or changes meanwhile.
+    """
+    target = folder / copy_name(source)
+    target.mkdir(mode=0o700, exist_ok=True)
+    needed = sum((source / name).stat().st_size for name in names if not (target / name).exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StagingError(f"{needed:,} bytes are needed and {free:,} are free")
+    staged = [stage_locked(source / name, target, name) for name in names]
+    return StagedFile(
+        source,
+        target,
+        num_bytes=sum(one.num_bytes for one in staged),
+        copy_ns=sum(one.copy_ns for one in staged),
+        verify_ns=sum(one.verify_ns for one in staged),
+        reused=all(one.reused for one in staged),
+    )
+
+
+def stage_locked(source: Path, folder: Path, name: str) -> StagedFile:
+    """Use the copy of that name that is there, or make and verify one; the caller holds the lock.
 
     Raises:
         StagingError: there is no room, or the copy is not what was written.
         DataError: the source cannot be read, or changes meanwhile.
     """
-    target = folder / copy_name(source)
+    target = folder / name
     marker = target.with_name(f"{target.name}.json")
     with closing(Source(source)) as opened:
         if _is_verified(marker, opened, target):
@@ -203,146 +223,13 @@ def stage_locked(source: Path, folder: Path) -> StagedFile:
         if opened.num_bytes > free:
             raise StagingError(f"{opened.num_bytes:,} bytes are needed and {free:,} are free")
         try:
-            digest, copy_ns, verify_ns = _copy_verified(opened, partial, folder)
+            digest, copy_ns, verify_ns = copy_verified(opened, partial, folder)
             partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         _write_marker(marker, opened, target, digest)
     return StagedFile(source, target, opened.num_bytes, copy_ns=copy_ns, verify_ns=verify_ns)
-
-
-class Source:
-    """The file to copy, open; knows when it has changed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self.readable():
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.status = os.fstat(self.descriptor)
-        self.num_bytes = self.status.st_size
-
-    @contextmanager
-    def readable(self) -> Iterator[None]:
-        """Turn a failure to read into the error that says so, lest it pass for one of the local disk."""
-        try:
-            yield
-        except OSError as error:
-            raise DataError(f"cannot read {str(self.path)!r} on {socket.gethostname()}; it was to be staged") from error
-
-    def read(self, buffer: memoryview, position: int) -> int:
-        """Read into the buffer; returns how many bytes."""
-        with self.readable():
-            return os.preadv(self.descriptor, [buffer], position)
-
-    def check_unchanged(self) -> None:
-        """Raise DataError if the file has changed since it was opened."""
-        with self.readable():
-            now = self.path.stat()
-        if (now.st_size, now.st_mtime_ns, now.st_ino) != (self.num_bytes, self.status.st_mtime_ns, self.status.st_ino):
-            raise DataError(f"{str(self.path)!r} changed while it was copied; stage it when nobody writes to it")
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self.descriptor)
-
-
-def _copy_verified(source: Source, partial: Path, folder: Path) -> tuple[str, int, int]:
-    """Copy and read back; returns the sha256 over the sha256 of all blocks, and the nanoseconds of either."""
-    begin_ns = time.monotonic_ns()
-    # Ours alone: a link that somebody else has put there is not followed.
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(partial, flags, 0o600)
-    try:
-        try:
-            written = _each_block(source.num_bytes, lambda start, end: _copy_block(source, descriptor, start, end))
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno in FULL_DISK:
-                free = shutil.disk_usage(folder).free
-                raise StagingError(
-                    f"the disk filled up meanwhile: {source.num_bytes:,} bytes are needed and {free:,} are free"
-                ) from error
-            raise
-        source.check_unchanged()
-        copied_ns = time.monotonic_ns()
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # so that the disk is read, not what we just wrote
-        read_back = _each_block(source.num_bytes, lambda start, end: _hash_block(descriptor, start, end))
-        for number, (wanted, found) in enumerate(zip(written, read_back, strict=True)):
-            if wanted != found:
-                raise StagingError(
-                    f"the copy differs from what was written, from byte {number * BLOCK_BYTES:,} on; "
-                    "the local disk is not to be trusted"
-                )
-        if os.fstat(descriptor).st_size != source.num_bytes:
-            raise StagingError("the copy has another size than the source")
-        digest = hashlib.sha256(b"".join(written)).hexdigest()
-        return digest, copied_ns - begin_ns, time.monotonic_ns() - copied_ns
-    finally:
-        os.close(descriptor)
-
-
-def _each_block(num_bytes: int, work: Callable[[int, int], bytes]) -> list[bytes]:
-    """Do the work for each block (first byte, end) in several threads; its results in the order of blocks.
-
-    Daemon threads and not a ThreadPoolExecutor, whose threads would hold up the end of a rank until all is copied.
-    """
-    starts = range(0, num_bytes, BLOCK_BYTES)
-    results = [b""] * len(starts)
-    todo = iter(enumerate(starts))
-    lock = threading.Lock()
-    errors: list[BaseException] = []
-
-    def serve() -> None:
-        while not errors:
-            with lock:
-                number, start = next(todo, (-1, 0))
-            if number < 0:
-                return
-            try:
-                results[number] = work(start, min(start + BLOCK_BYTES, num_bytes))
-            except BaseException as error:
-                errors.append(error)
-
-    threads = [threading.Thread(target=serve, name=f"hpcai500-staging-{n}", daemon=True) for n in range(NUM_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return results
-
-
-def _copy_block(source: Source, descriptor: int, start: int, end: int) -> bytes:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(PIECE_BYTES, end - start)))
-    position = start
-    while position < end:
-        num_read = source.read(buffer[: end - position], position)
-        if num_read == 0:
-            raise DataError(
-                f"{str(source.path)!r} became shorter while it was copied; stage it when nobody writes to it"
-            )
-        piece = buffer[:num_read]
-        digest.update(piece)
-        while piece:
-            num_written = os.pwrite(descriptor, piece, position)
-            piece, position = piece[num_written:], position + num_written
-    return digest.digest()
-
-
-def _hash_block(descriptor: int, start: int, end: int) -> bytes:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(PIECE_BYTES, end - start)))
-    position = start
-    while position < end:
-        num_read = os.preadv(descriptor, [buffer[: end - position]], position)
-        if num_read == 0:
-            break
-        digest.update(buffer[:num_read])
-        position += num_read
-    return digest.digest()
 
 
 @contextmanager

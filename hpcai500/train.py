@@ -33,6 +33,7 @@ from hpcai500.staging import Stage, collect
 from hpcai500.start_up import StartUpTimer
 from hpcai500.submission import RunConfig, read_config, result_from_ledgers, write_json
 from hpcai500.version import __version__
+from hpcai500.workloads import data_module
 
 if TYPE_CHECKING:
     from hpcai500.comm.communicator import Communicator
@@ -82,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     cores = format_cpu_list(bind_rank(place.local_rank, place.local_size, config.device).cores)
     stage = None
     if args.stage is not None and place.local_rank == 0:
-        stage = Stage(Path(config.data.path), args.stage, on_full_disk=args.on_full_disk)
+        size = load_edition().workload(config.workload).size(config.size)
+        files = data_module(config.workload).staged_files(size)
+        stage = Stage(Path(config.data.path), args.stage, files=files, on_full_disk=args.on_full_disk)
         stage.start()  # it copies while torch is imported
     from hpcai500.pauses import StopRequests
 
@@ -237,7 +240,6 @@ def open_data(rank: Rank, path: Path, settings: dict[str, Any], rules: Workload,
     Raises:
         DataError: the data is damaged, or is not that which the run was made for.
     """
-    from hpcai500.workloads import data_module
     from hpcai500.workloads.data_source import DataPlace
 
     config, comm = rank.config, rank.comm

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from processes import wait_for
 
-from hpcai500 import staging
+from hpcai500 import staging, verified_copy
 from hpcai500.comm.serial import SerialCommunicator
 from hpcai500.errors import DataError
 from hpcai500.staging import Stage, StagedFile, collect, copy_name
@@ -33,8 +33,8 @@ print(json.dumps(staged.event()))
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "BLOCK_BYTES", 2**16)
-    monkeypatch.setattr(staging, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(verified_copy, "BLOCK_BYTES", 2**16)
+    monkeypatch.setattr(verified_copy, "PIECE_BYTES", 10_000)
 
 
 @pytest.fixture
@@ -147,6 +147,43 @@ def test_two_jobs_on_one_node_copy_once(source: Path, tmp_path: Path) -> None:
     events = [json.loads(job.communicate(timeout=60)[0]) for job in jobs]
     assert sorted(event["reused"] for event in events) == [False, True]
     assert len({event["path"] for event in events}) == 1
+
+
+@pytest.fixture
+def source_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared" / "weather"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(("a.h5", "b.h5", "unused.h5")):
+        (folder / name).write_bytes(bytes([number]) * (NUM_BYTES // 2))
+    return folder
+
+
+def test_of_a_folder_the_files_that_are_read_are_copied_under_their_names(source_folder: Path, tmp_path: Path) -> None:
+    files = ("a.h5", "b.h5")
+    staged = run_stage(source_folder, tmp_path / "local", files=files)
+    assert staged.path == tmp_path / "local" / copy_name(source_folder)
+    assert sorted(path.name for path in staged.path.glob("*.h5")) == list(files)
+    for name in files:
+        assert (staged.path / name).read_bytes() == (source_folder / name).read_bytes()
+    assert staged.num_bytes == NUM_BYTES // 2 * 2
+    assert not staged.reused
+    assert run_stage(source_folder, tmp_path / "local", files=files).reused
+    (source_folder / "b.h5").write_bytes(b"another year")
+    again = run_stage(source_folder, tmp_path / "local", files=files)
+    assert not again.reused
+    assert (again.path / "b.h5").read_bytes() == b"another year"
+
+
+def test_a_disk_that_is_too_small_for_all_files_gets_none(source_folder: Path, small_disk: Path) -> None:
+    staged = run_stage(source_folder, small_disk, files=("a.h5", "b.h5", "unused.h5"))
+    assert staged.path == source_folder
+    assert "are needed and" in (staged.fell_back or "")
+    assert list(small_disk.rglob("*.h5")) == []
+
+
+def test_a_file_that_the_folder_lacks_is_said(source_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        run_stage(source_folder, tmp_path / "local", files=("a.h5", "z.h5"))
 
 
 def test_the_second_job_waits_for_the_first(source: Path, tmp_path: Path) -> None:

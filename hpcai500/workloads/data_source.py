@@ -1,7 +1,8 @@
 """What the run half asks about the data of a workload, answered by ``hpcai500/workloads/NAME_data.py``.
 
-Such a module has two functions. ``describe_data(path, size)`` looks at the data and is called before anything starts,
-without torch. ``open_data(place, settings, rules, size)`` opens a rank's pipeline.
+Such a module has three functions. ``describe_data(path, size)`` looks at the data and is called before anything starts,
+without torch. ``staged_files(size)`` tells which files a node copies. ``open_data(place, settings, rules, size)`` opens
+a rank's pipeline.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ class DataModule(Protocol):
             DataError: it is missing, damaged or of another kind.
             UsageError: it is not what the size asks for.
         """
+
+    def staged_files(self, size: Size) -> tuple[str, ...]:
+        """Names of the files of the data folder that a run reads; none if the data is one file."""
 
     def open_data(self, place: DataPlace, settings: dict[str, Any], rules: Workload, size: Size) -> Pipeline:
         """Open a rank's pipeline.

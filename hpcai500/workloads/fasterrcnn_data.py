@@ -39,6 +39,11 @@ def describe_data(path: Path, size: Size) -> DataFacts:
     )
 
 
+def staged_files(size: Size) -> tuple[str, ...]:
+    """See DataModule."""
+    return ("statistics.json", *(name for names in used_files(size).values() for name in names))
+
+
 def open_data(place: DataPlace, settings: dict[str, Any], rules: Workload, size: Size) -> Pipeline:
     """See DataModule."""
     from hpcai500.pipelines.climate_pipeline import ClimatePipelineConfig, open_climate_pipeline
