@@ -20,9 +20,11 @@ from hpcai500.formats import RunResult, read_record
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of a submission")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a submission")
     args = parser.parse_args()
-    results = [read_record(path, RunResult) for path in sorted(args.folder.glob("run-*/result.json"))]
+    results = [
+        read_record(path, RunResult) for folder in args.folders for path in sorted(folder.glob("run-*/result.json"))
+    ]
     print(machine())
     print("seed   quality   last loss   ranked clock   images/s")
     for result in results:

@@ -277,7 +277,7 @@ class Engine:
         begin_ns = time.perf_counter_ns()
         assert self.evaluation is not None
         total = functools.reduce(Shard.plus, (shard for shard, _ in parts))
-        curves = self.evaluation.curves([detail for _, detail in parts])
+        curves = self.evaluation.curves(total, [detail for _, detail in parts])
         value: dict[str, object] = {"epoch": completed_epochs, "samples": total.samples, "counts": total.counts}
         value |= {"curves": curves}
         value |= {"quality": quality_named(self.schedule.quality).compute(total.samples, total.counts, curves)}

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,21 @@ class ImageResult(NamedTuple):
     found_labels: IntArray
 
 
+class Scored(NamedTuple):
+    """The detections of a class: sample, score, and whether it hit a box; (d,) each, in a sample the best first."""
+
+    ids: IntArray
+    scores: FloatArray
+    hits: NDArray[np.bool_]
+
+
+class Detail(NamedTuple):
+    """What rank 0 needs of a rank: its samples in few arrays, and the detections of each class."""
+
+    packed: tuple[NDArray[Any], ...]
+    scored: list[Scored]
+
+
 class DetectionEvaluation:
     """One evaluation of one rank.
 
@@ -57,7 +73,8 @@ class DetectionEvaluation:
     def __init__(self, detect: Callable[[nn.Module, Tensor], Detections], *, num_classes: int) -> None:
         self._detect, self._num_classes = detect, num_classes
         self._results: list[ImageResult] = []
-        self._all: list[ImageResult] = []
+        self._details: list[Detail] = []
+        self._counts: dict[str, list[int]] = {}
         self._curves: list[list[float]] = []
 
     def add(self, model: nn.Module, batch: BoxBatch) -> None:
@@ -78,17 +95,22 @@ class DetectionEvaluation:
                 )
             )
 
+    @cached_property
+    def _scored(self) -> list[Scored]:
+        """Of this rank's samples; asked for when all have been added."""
+        return match(self._results, self._num_classes)
+
     def shard(self) -> Shard:
         """Boxes, detections and hits of each class on this rank's samples."""
-        return Shard(len(self._results), count(self._results, self._num_classes), None)
+        return Shard(len(self._results), count(self._results, self._scored), None)
 
-    def detail(self) -> list[ImageResult]:
-        return self._results
+    def detail(self) -> Detail:
+        return Detail(pack(self._results), self._scored)
 
-    def curves(self, details: list[list[ImageResult]]) -> list[list[float]]:
+    def curves(self, total: Shard, details: list[Detail]) -> list[list[float]]:
         """Precision of each class at 101 recalls, over the samples of all ranks; zeros where a class does not occur."""
-        self._all = sorted((result for results in details for result in results), key=lambda result: result.id)
-        self._curves = precision_curves(self._all, self._num_classes)
+        self._details, self._counts = details, total.counts
+        self._curves = precision_curves([detail.scored for detail in details], total.counts["boxes"])
         return self._curves
 
     def write_details(self, folder: Path, pipeline: Any) -> None:
@@ -98,71 +120,125 @@ class DetectionEvaluation:
         assert isinstance(pipeline, ClimatePipeline)
         target = folder / DETAILS_FOLDER
         target.mkdir(exist_ok=True)
-        names = CLASS_NAMES
-        write_detections(target / "detections.json", self._all, names)
-        write_class_table(target / "classes.json", self._all, self._curves, names)
-        write_sheet(target / "sheet.png", self._all, pipeline.validation)
+        results = sorted((one for detail in self._details for one in unpack(detail.packed)), key=lambda one: one.id)
+        write_detections(target / "detections.json", results, CLASS_NAMES)
+        write_class_table(target / "classes.json", self._counts, self._curves, CLASS_NAMES)
+        write_sheet(target / "sheet.png", results, pipeline.validation)
 
 
-def count(results: Sequence[ImageResult], num_classes: int) -> dict[str, list[int]]:
-    """Boxes, detections and hits of each class, in lists of ``num_classes``."""
-    table = np.zeros((3, num_classes), dtype=np.int64)
+def pack(results: Sequence[ImageResult]) -> tuple[NDArray[Any], ...]:
+    """Few long arrays in place of many short ones, which are sent faster."""
+    if not results:
+        return ()
+    lengths = np.array([(one.id, len(one.boxes), len(one.found)) for one in results])
+    return (lengths, *(np.concatenate(parts) for parts in list(zip(*results, strict=True))[1:]))
+
+
+def unpack(packed: tuple[NDArray[Any], ...]) -> list[ImageResult]:
+    """What ``pack`` packed."""
+    if not packed:
+        return []
+    lengths, boxes, labels, found, scores, found_labels = packed
+    box_ends, found_ends = np.cumsum(lengths[:, 1])[:-1], np.cumsum(lengths[:, 2])[:-1]
+    parts = [np.split(part, box_ends) for part in (boxes, labels)]
+    parts += [np.split(part, found_ends) for part in (found, scores, found_labels)]
+    return [ImageResult(int(sample), *rest) for sample, *rest in zip(lengths[:, 0], *parts, strict=True)]
+
+
+def count(results: Sequence[ImageResult], scored: Sequence[Scored]) -> dict[str, list[int]]:
+    """Boxes, detections and hits of each class."""
+    boxes = np.zeros(len(scored) + 1, dtype=np.int64)
     for result in results:
-        table[0] += np.bincount(result.labels, minlength=num_classes + 1)[1:]
-        table[1] += np.bincount(result.found_labels, minlength=num_classes + 1)[1:]
-    for found in _evaluate(results, num_classes).evalImgs if results else []:
-        if found is not None:
-            table[2, found["category_id"] - 1] += np.count_nonzero(found["dtMatches"][0])
-    return {name: row.tolist() for name, row in zip(("boxes", "detections", "hits"), table, strict=True)}
+        boxes += np.bincount(result.labels, minlength=len(boxes))
+    return {
+        "boxes": boxes[1:].tolist(),
+        "detections": [len(one.scores) for one in scored],
+        "hits": [int(np.count_nonzero(one.hits)) for one in scored],
+    }
 
 
-def precision_curves(results: Sequence[ImageResult], num_classes: int) -> list[list[float]]:
-    """Precision of each class at recalls 0, 0.01, ... 1: (num_classes, 101), zeros where a class does not occur."""
-    evaluation = _evaluate(results, num_classes)
-    with contextlib.redirect_stdout(io.StringIO()):
+def precision_curves(scored: Sequence[Sequence[Scored]], num_boxes: Sequence[int]) -> list[list[float]]:
+    """Precision of each class at recalls 0, 0.01, ... 1: (num_classes, 101), zeros where a class does not occur.
+
+    COCO's evaluation puts the detections of all samples in a row, in the order of samples, before it sorts them by
+    score; here they come to it in that row, as if they were of one sample.
+
+    Args:
+        scored: of each rank, of each class.
+        num_boxes: of each class, over all ranks.
+    """
+    evaluation = _new_evaluation(len(num_boxes))
+    evaluation.params.imgIds = [0]
+    evaluation.params.maxDets = [1 + max((len(one.scores) for of_rank in scored for one in of_rank), default=0)]
+    evaluation.params.maxDets[0] *= len(scored)
+    evaluation._paramsEval = evaluation.params
+    evaluation.evalImgs = [
+        _row(np.concatenate([of_rank[k].ids for of_rank in scored]), [of_rank[k] for of_rank in scored], num_boxes[k])
+        for k in range(len(num_boxes))
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints how far it is
         evaluation.accumulate()
     precision = evaluation.eval["precision"][0, :, :, 0, 0].T  # (num_classes, 101); -1 where a class does not occur
     return [[float(value) for value in curve] for curve in np.maximum(precision, 0.0)]
 
 
-def _evaluate(results: Sequence[ImageResult], num_classes: int) -> Any:
-    """COCO's evaluation of every image at one overlap, before it is accumulated."""
-    from pycocotools.coco import COCO
+def _row(ids: IntArray, scored: Sequence[Scored], num_boxes: int) -> dict[str, Any] | None:
+    """COCO's record of a class on a sample, of all detections of all ranks in the order of samples."""
+    if not len(ids) and not num_boxes:
+        return None
+    order = np.argsort(ids, kind="stable")  # a sample is of one rank, and its own order stays
+    hits = np.concatenate([one.hits for one in scored])[order]
+    return {
+        "dtScores": np.concatenate([one.scores for one in scored])[order],
+        "dtMatches": hits[None].astype(np.float64),
+        "dtIgnore": np.zeros((1, len(order))),
+        "gtIgnore": np.zeros(num_boxes, dtype=np.int64),
+    }
+
+
+def match(results: Sequence[ImageResult], num_classes: int) -> list[Scored]:
+    """Which detections of each class hit a box, sample by sample, as COCO's evaluation says."""
+    evaluation = _new_evaluation(num_classes)
+    return [_match_class(evaluation, results, label) for label in range(1, num_classes + 1)]
+
+
+def _match_class(evaluation: Any, results: Sequence[ImageResult], label: int) -> Scored:
+    ids, scores, hits = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], [np.zeros(0, np.bool_)]
+    for result in results:
+        key, boxes, found = (result.id, label), result.labels == label, result.found_labels == label
+        evaluation._gts[key] = _boxes(result.boxes[boxes])
+        evaluation._dts[key] = _boxes(result.found[found], result.scores[found])
+        if not evaluation._dts[key]:
+            continue
+        evaluation.ious[key] = evaluation.computeIoU(*key)
+        record = evaluation.evaluateImg(*key, evaluation.params.areaRng[0], MAX_DETECTIONS)
+        scores.append(np.array(record["dtScores"], np.float32))
+        hits.append(record["dtMatches"][0] > 0)
+        ids.append(np.full(len(scores[-1]), result.id))
+    return Scored(np.concatenate(ids), np.concatenate(scores), np.concatenate(hits))
+
+
+def _new_evaluation(num_classes: int) -> Any:
+    """COCO's evaluation at one overlap, of boxes of any size, with nothing in it."""
     from pycocotools.cocoeval import COCOeval
 
-    truth, found = COCO(), COCO()
-    images = [{"id": result.id} for result in results]
-    categories = [{"id": label} for label in range(1, num_classes + 1)]
-    boxes = [_boxes(result.id, result.boxes, result.labels) for result in results]
-    detections = [_boxes(result.id, result.found, result.found_labels, result.scores) for result in results]
-    for table, lists in ((truth, boxes), (found, detections)):
-        annotations = [{**box, "id": number} for number, box in enumerate((b for part in lists for b in part), start=1)]
-        table.dataset = {"images": images, "categories": categories, "annotations": annotations}
-    with contextlib.redirect_stdout(io.StringIO()):  # the library prints how far it is
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.iouThrs = np.array([IOU])
-        evaluation.params.maxDets = [MAX_DETECTIONS]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(iouType="bbox")
+    evaluation.params.iouThrs = np.array([IOU])
+    evaluation.params.maxDets = [MAX_DETECTIONS]
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluation.params.catIds = list(range(1, num_classes + 1))
+    evaluation.ious = {}
     return evaluation
 
 
-def _boxes(image: int, boxes: FloatArray, labels: IntArray, scores: FloatArray | None = None) -> list[dict[str, Any]]:
-    """Boxes of an image as COCO has them: left, top, width, height."""
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    rows = np.concatenate([boxes[:, :2], sizes], axis=1).astype(np.float64).tolist()
+def _boxes(boxes: FloatArray, scores: FloatArray | None = None) -> list[dict[str, Any]]:
+    """Boxes as COCO's evaluation has them: left, top, width, height."""
+    rows = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).astype(np.float64).tolist()
+    marks = [0.0] * len(rows) if scores is None else scores.tolist()
     return [
-        {
-            "image_id": image,
-            "category_id": int(label),
-            "bbox": row,
-            "area": row[2] * row[3],
-            "iscrowd": 0,
-            **({} if scores is None else {"score": float(scores[number])}),
-        }
-        for number, (row, label) in enumerate(zip(rows, labels, strict=True))
+        {"id": number, "bbox": row, "area": row[2] * row[3], "iscrowd": 0, "ignore": 0, "score": mark}
+        for number, (row, mark) in enumerate(zip(rows, marks, strict=True), start=1)
     ]
 
 
@@ -183,10 +259,9 @@ def write_detections(path: Path, results: Sequence[ImageResult], names: Sequence
 
 
 def write_class_table(
-    path: Path, results: Sequence[ImageResult], curves: list[list[float]], names: Sequence[str]
+    path: Path, counts: dict[str, list[int]], curves: list[list[float]], names: Sequence[str]
 ) -> None:
     """Average precision, boxes, detections and hits of each class."""
-    counts = count(results, len(names))
     classes = [
         {
             "class": name,
@@ -195,5 +270,5 @@ def write_class_table(
         }
         for number, name in enumerate(names)
     ]
-    total = {"quality": mean_average_precision(len(results), counts, curves), "iou": IOU, "classes": classes}
+    total = {"quality": mean_average_precision(0, counts, curves), "iou": IOU, "classes": classes}
     path.write_text(json.dumps(total, indent=1) + "\n", encoding="utf-8")

@@ -97,7 +97,7 @@ class TopOneEvaluation:
     def detail(self) -> None:
         """Nothing: the counts say all."""
 
-    def curves(self, details: list[Any]) -> list[list[float]]:
+    def curves(self, total: Shard, details: list[Any]) -> list[list[float]]:
         return []
 
     def write_details(self, folder: Path, pipeline: Pipeline) -> None:

@@ -48,8 +48,13 @@ class Evaluation(Protocol):
     def detail(self) -> Any:
         """What rank 0 needs of this rank beyond the shard, something that can be pickled; None if nothing."""
 
-    def curves(self, details: list[Any]) -> list[list[float]]:
-        """On rank 0, from the details of all ranks: what the quality follows from beside the counts; else empty."""
+    def curves(self, total: Shard, details: list[Any]) -> list[list[float]]:
+        """On rank 0: what the quality follows from beside the counts; else empty.
+
+        Args:
+            total: the shards of all ranks together.
+            details: of all ranks.
+        """
 
     def write_details(self, folder: Path, pipeline: Pipeline) -> None:
         """On rank 0, after ``curves`` of the last evaluation and off the clock: write what people want to look at."""
