@@ -38,8 +38,8 @@ lint: $(VENV)/.installed-test  ## Check style and layout with ruff
 type: $(VENV)/.installed-test  ## Check types with mypy
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed-test  ## Run the tests; TESTS="tests/test_x.py -k word" chooses among them
-	$(BIN)/python -m pytest $(TESTS)
+unit: $(VENV)/.installed-test  ## Run the tests, two at a time; TESTS="tests/test_x.py -k word" chooses among them
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
 horovod: $(VENV)/.installed-test  ## Build Horovod once into ~/.cache/hpcai500 and install it
 	tools/build_horovod.sh $(VENV)

@@ -56,6 +56,13 @@ def require_fixture() -> Callable[[str], None]:
     return require
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers one has the tests of a file, since they share what they start; one has the Slurm cluster."""
+    for item in items:
+        is_on_cluster = item.path.parent.name == "slurm"
+        item.add_marker(pytest.mark.xdist_group("slurm" if is_on_cluster else item.path.name))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for word in (*MODULES, "slurm"):
         if item.get_closest_marker(word):
