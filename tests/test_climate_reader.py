@@ -37,9 +37,24 @@ LAYOUTS: dict[str, tuple[dict[str, Any], bool, str]] = {
     "sample-chunks": ({"chunks": (1, *SHAPE)}, True, f"chunks of (1, 16, {HEIGHT}, {WIDTH}), none"),
     "channel-chunks": ({"chunks": (1, 1, HEIGHT, WIDTH)}, False, f"chunks of (1, 1, {HEIGHT}, {WIDTH}), none"),
     "gzip": (
+        {"chunks": (1, 3, 10, 16), "compression": "gzip"},  # which reach beyond the field on all sides
+        False,
+        "chunks of (1, 3, 10, 16), gzip",
+    ),
+    "shuffle-gzip": (
         {"chunks": (1, 2, 10, WIDTH), "compression": "gzip", "shuffle": True},
         False,
         f"chunks of (1, 2, 10, {WIDTH}), shuffle + gzip",
+    ),
+    "two-sample-chunks": (
+        {"chunks": (2, 2, 10, WIDTH), "compression": "gzip"},
+        False,
+        f"chunks of (2, 2, 10, {WIDTH}), gzip",
+    ),
+    "checksums": (
+        {"chunks": (1, 2, 10, WIDTH), "fletcher32": True},
+        False,
+        f"chunks of (1, 2, 10, {WIDTH}), fletcher32",
     ),
 }
 
@@ -281,8 +296,15 @@ def test_samples_that_were_never_written_are_refused(tmp_path: Path, layout: tup
         ClimateFile(path)
 
 
-def test_a_damaged_chunk_is_named(tmp_path: Path):
-    path = write_year(tmp_path / "climo_1979.h5", 3, 0, chunks=(1, 4, HEIGHT, WIDTH), compression="gzip")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compression": "gzip"}, r"its chunk from channel 8, row 0, column 0 does not unpack \(Error -\d"),
+        ({"compression": "gzip", "fletcher32": True}, "a chunk of it is damaged or missing"),
+    ],
+)
+def test_a_damaged_chunk_is_named(tmp_path: Path, options: dict[str, Any], message: str):
+    path = write_year(tmp_path / "climo_1979.h5", 3, 0, chunks=(1, 4, HEIGHT, WIDTH), **options)
     with h5py.File(path) as file:
         chunk = file["images"].id.get_chunk_info_by_coord((1, 8, 0, 0))
     with path.open("r+b") as stream:  # the second half is lost
@@ -290,9 +312,22 @@ def test_a_damaged_chunk_is_named(tmp_path: Path):
         stream.write(bytes(chunk.size - chunk.size // 2))
     file = ClimateFile(path)
     assert np.array_equal(image_of(file, 0), sample(0))
-    with pytest.raises(SampleError, match=r"climo_1979.h5': sample 1 cannot be read, a chunk of it is damaged"):
+    with pytest.raises(SampleError, match=rf"climo_1979.h5': sample 1 cannot be read, {message}"):
         image_of(file, 1)
     assert np.array_equal(image_of(file, 2), sample(2))
+
+
+def test_a_chunk_that_was_never_written_is_named(tmp_path: Path):
+    path = tmp_path / "climo_1979.h5"
+    with h5py.File(path, "w") as file:
+        images = file.create_dataset("images", (2, *SHAPE), "<f4", chunks=(1, 4, HEIGHT, WIDTH), compression="gzip")
+        images[0] = sample(0)
+        images[1, :4] = sample(1)[:4]
+        file["boxes"] = np.full((2, 15, 5), -1, np.int32)
+    file = ClimateFile(path)
+    assert np.array_equal(image_of(file, 0), sample(0))
+    with pytest.raises(SampleError, match=r"sample 1 .*, its chunk from channel 4, row 0, column 0 was never written"):
+        image_of(file, 1)
 
 
 # Folders

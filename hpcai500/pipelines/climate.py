@@ -8,9 +8,9 @@
 Row 0 is the southernmost, as CAM5 writes its grid, column 0 is 0 degrees east, and the columns go round the globe. A
 file's ``images`` may have an attribute ``first_row`` of "south" that says so; "north" is refused.
 
-A file whose samples lie contiguously, or in one unfiltered chunk each, is read past h5py, with one preadv(2) a sample:
-h5py holds one lock for all reads of a process (docs.h5py.org, "Thread-safety"), and a plain file descriptor can be read
-by several threads at once. All other files, the published ones among them, are read through h5py as they are.
+A file whose samples lie contiguously, or in one unfiltered chunk each, is read with one preadv(2) a sample, and chunks
+packed by gzip, as the published files have them, are read and unpacked by as many threads as ask for samples
+(climate_layout.py says why not by h5py). Files stored in other ways are read through h5py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcai500.errors import BackendUnavailableError, DataError, SampleError, UsageError
+from hpcai500.errors import DataError, SampleError, UsageError
 from hpcai500.pipelines.climate_boxes import MAX_FILE_BOXES, ORDER_ATTRIBUTE, read_boxes
 from hpcai500.pipelines.climate_facts import (
     CHANNEL_NAMES,
@@ -37,6 +37,13 @@ from hpcai500.pipelines.climate_facts import (
     check_sizes_agree,
     check_split,
     read_statistics,
+)
+from hpcai500.pipelines.climate_layout import (
+    DeflatedChunks,
+    describe_layout,
+    is_deflated,
+    require_filters,
+    sample_positions,
 )
 from hpcai500.pipelines.hdf5 import open_hdf5, text_of
 
@@ -79,7 +86,8 @@ class ClimateFile:
             self.num_samples: int = images.shape[0]
             self.shape: tuple[int, int, int] = images.shape[1:]
             self.layout = describe_layout(images)
-            self._positions = _sample_positions(images, self.path)
+            self._positions = sample_positions(images, self.path)
+            self._is_deflated = is_deflated(images)
             provenance = file.attrs.get("provenance")
             self.provenance = None if provenance is None else text_of(provenance)
             self._boxes = self._read_boxes(file)
@@ -92,11 +100,12 @@ class ClimateFile:
         return self._positions is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptor": -1, "_file": None, "_pid": -1}
+        return {**self.__dict__, "_descriptor": -1, "_file": None, "_chunks": None, "_pid": -1}
 
     def _forget(self) -> None:
         self._descriptor, self._pid = -1, -1
         self._file: h5py.File | None = None
+        self._chunks: DeflatedChunks | None = None
 
     def _check_images(self, file: h5py.File) -> h5py.Dataset:
         place = f"data file {str(self.path)!r}"
@@ -120,7 +129,7 @@ class ClimateFile:
                 f"{place}: 'images' begins with the row in the {first_row}; expected the southernmost first, as in "
                 "CAM5's output: turn the rows and the boxes"
             )
-        _require_filters(images, self.path)
+        require_filters(images, self.path)
         return images
 
     def _read_boxes(self, file: h5py.File) -> Any:
@@ -161,7 +170,11 @@ class ClimateFile:
         assert out.dtype == np.float32
         assert out.flags.c_contiguous
         self._open()
-        if self._positions is None:
+        if self._positions is not None:
+            self._read_fully(out.data.cast("B"), int(self._positions[index]), index)
+        elif self._chunks is not None:
+            self._chunks.read(self._descriptor, index, out)
+        else:
             assert self._file is not None
             try:
                 self._file["images"].read_direct(out, np.s_[index])
@@ -170,8 +183,6 @@ class ClimateFile:
                     f"data file {str(self.path)!r}: sample {index} cannot be read, a chunk of it is damaged or "
                     f"missing; fetch the file again ({error})"
                 ) from None
-            return
-        self._read_fully(out.data.cast("B"), int(self._positions[index]), index)
 
     def _read_fully(self, view: memoryview, position: int, index: int) -> None:
         """Fill ``view`` with what follows ``position``; one preadv may return less than was asked for."""
@@ -195,10 +206,11 @@ class ClimateFile:
             if self._pid == os.getpid():
                 return
             try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 if self._positions is None:
                     self._file = open_hdf5(self.path)
-                else:
-                    self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                    if self._is_deflated:
+                        self._chunks = DeflatedChunks(self._file["images"], f"data file {str(self.path)!r}")
             except OSError as error:
                 raise DataError(f"data file {str(self.path)!r} cannot be opened any more") from error
             self._pid = os.getpid()
@@ -211,60 +223,6 @@ class ClimateFile:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
         self._forget()
-
-
-def describe_layout(images: h5py.Dataset) -> str:
-    """How a data set is stored, in words: "contiguous", or "chunks of (1, 16, 96, 144), gzip"."""
-    if images.chunks is None:
-        return "contiguous"
-    names = [_filter_name(images, k) for k in range(images.id.get_create_plist().get_nfilters())]
-    return f"chunks of {images.chunks}, {' + '.join(names) or 'none'}"
-
-
-def _filter_name(images: h5py.Dataset, k: int) -> str:
-    number, _, _, name = images.id.get_create_plist().get_filter(k)
-    known = {h5py.h5z.FILTER_DEFLATE: "gzip", h5py.h5z.FILTER_SHUFFLE: "shuffle"}
-    return known.get(number) or name.decode(errors="replace").split(";")[0] or f"filter {number}"
-
-
-def _require_filters(images: h5py.Dataset, path: Path) -> None:
-    plist = images.id.get_create_plist()
-    for k in range(plist.get_nfilters()):
-        number = plist.get_filter(k)[0]
-        if not h5py.h5z.filter_avail(number):
-            try:
-                import hdf5plugin  # noqa: F401  # registers its filters
-            except ImportError:
-                raise BackendUnavailableError(
-                    f"data file {str(path)!r} is compressed with {_filter_name(images, k)!r}, which needs hdf5plugin; "
-                    "get it with `pip install hdf5plugin`"
-                ) from None
-            if not h5py.h5z.filter_avail(number):
-                raise BackendUnavailableError(
-                    f"data file {str(path)!r} is compressed with {_filter_name(images, k)!r}, which is not available "
-                    "here; repack it where it is, with `hpcai500 data repack`"
-                )
-
-
-def _sample_positions(images: h5py.Dataset, path: Path) -> NDArray[np.int64] | None:
-    """The byte at which each sample begins in the file, shape (n,); None where samples are not in one piece each."""
-    num_samples = images.shape[0]
-    sample_bytes = 4 * int(np.prod(images.shape[1:]))
-    if images.chunks is None:
-        start = images.id.get_offset()
-        if start is None:
-            raise DataError(f"data file {str(path)!r}: 'images' was never written; fetch or generate the file again")
-        return int(start) + sample_bytes * np.arange(num_samples, dtype=np.int64)
-    if images.chunks != (1, *images.shape[1:]) or images.id.get_create_plist().get_nfilters() > 0:
-        return None
-    chunks = [images.id.get_chunk_info_by_coord((i, 0, 0, 0)) for i in range(num_samples)]
-    unwritten = [i for i, chunk in enumerate(chunks) if chunk.byte_offset is None or chunk.size != sample_bytes]
-    if unwritten:
-        raise DataError(
-            f"data file {str(path)!r}: sample {unwritten[0]} and {len(unwritten) - 1} others were never written; fetch "
-            "or generate the file again"
-        )
-    return np.array([chunk.byte_offset for chunk in chunks], dtype=np.int64)
 
 
 class ClimateSplit:
