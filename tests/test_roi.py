@@ -50,6 +50,12 @@ def test_a_region_is_pooled_from_the_level_of_its_size(side: float, level: int) 
     assert assign_levels(box, canonical_size=224, canonical_level=4).tolist() == [level - 2]
 
 
+def test_a_side_just_below_a_power_of_two_by_rounding_counts_as_it() -> None:
+    box = torch.tensor([[404.42, 404.42, 516.42, 516.42]])
+    assert box[0, 2] - box[0, 0] < 112
+    assert assign_levels(box, canonical_size=224, canonical_level=4).tolist() == [1]
+
+
 def test_names_are_torchvisions() -> None:
     assert {name: tuple(value.shape) for name, value in heads().state_dict().items()} == {
         "box_head.fc6.weight": (16, CHANNELS * 49),

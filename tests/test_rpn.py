@@ -145,6 +145,17 @@ def test_losses_of_a_network_that_knows_all_are_nearly_zero() -> None:
     assert losses["loss_rpn_box_reg"] < 1e-6
 
 
+def test_an_anchor_learns_the_box_of_its_own_object() -> None:
+    boxes, labels = objects()
+    boxes[0, 1], labels[0, 1] = torch.tensor([60.0, 20, 92, 60]), 1
+    anchors = all_anchors()
+    iou = pairwise_iou(boxes[0, :2], anchors)
+    own = encode_boxes(boxes[0, iou.argmax(dim=0)], anchors, (1.0, 1, 1, 1))
+    rpn = network(rpn_batch_size_per_image=NUM_ANCHORS)
+    rpn.head = FixedHead(torch.zeros(2, NUM_ANCHORS), torch.stack((own, own)))
+    assert rpn(levels(), IMAGE_SIZE, boxes, labels)[1]["loss_rpn_box_reg"] < 1e-6
+
+
 def test_without_any_object_all_weights_get_gradients_and_boxes_none_to_follow() -> None:
     rpn = network()
     boxes, labels = objects()
