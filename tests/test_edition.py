@@ -85,7 +85,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         RESNET50.resolve("mini", "open", {})
     with pytest.raises(UnknownNameError, match="known: mini, official"):
         RESNET50.resolve("huge", "free", {})
-    with pytest.raises(UnknownNameError, match="known: resnet50"):
+    with pytest.raises(UnknownNameError, match="known: fasterrcnn, resnet50"):
         load_edition().workload("bert")
 
 
