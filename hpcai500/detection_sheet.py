@@ -48,12 +48,11 @@ def write_sheet(path: Path, results: Sequence[FoundSample], split: ClimateSplit)
         BackendUnavailableError: matplotlib is missing.
         DataError: a field cannot be read any more.
     """
-    ranked = sorted(results, key=lambda result: (-f1_score(result), result.id))
     names = [channel.name for channel in CHANNELS]
     row = names.index(CHANNEL)
     sample = np.empty(split.shape, dtype=np.float32)
     panels = []
-    for group, members in grouped(ranked).items():
+    for group, members in grouped(results).items():
         for result in members:
             split.read(result.id, sample)
             sure = result.scores >= SURE_SCORE
@@ -64,10 +63,13 @@ def write_sheet(path: Path, results: Sequence[FoundSample], split: ClimateSplit)
     return draw_sheet(path, panels, channel=(CHANNEL, CHANNELS[row].unit), title=title)
 
 
-def grouped(ranked: Sequence[FoundSample]) -> dict[str, Sequence[FoundSample]]:
-    """Best, usual and worst of the samples, none twice."""
+def grouped(results: Sequence[FoundSample]) -> dict[str, Sequence[FoundSample]]:
+    """Best, usual and worst of the samples, none twice; of equals those with the most boxes tell most."""
+    ranked = sorted(results, key=lambda result: (-f1_score(result), -len(result.boxes), result.id))
     best, rest = ranked[:NUM_EACH], ranked[NUM_EACH:]
-    worst, rest = rest[-NUM_EACH:], rest[:-NUM_EACH]
+    worst = sorted(rest, key=lambda result: (f1_score(result), -len(result.boxes), result.id))[:NUM_EACH]
+    named = {result.id for result in worst}
+    rest = [result for result in rest if result.id not in named]
     middle = max(0, (len(rest) - NUM_EACH) // 2)
     return {"best": best, "usual": rest[middle : middle + NUM_EACH], "worst": worst}
 
