@@ -115,6 +115,12 @@ def dataset_digest(files: Iterable[FileFacts]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def used_digest(statistics: Statistics, split_files: Mapping[str, Sequence[str]]) -> str:
+    """The digest of the files that training and validation use, whatever else is in the folder."""
+    names = {name for split in ("train", "validation") for name in split_files[split]}
+    return dataset_digest(one for one in statistics.files if one.name in names)
+
+
 def statistics_text(statistics: Statistics) -> str:
     """``statistics.json`` for :func:`read_statistics`."""
     return json.dumps({"format": STATISTICS_FORMAT, **asdict(statistics)}, indent=2) + "\n"
@@ -266,7 +272,7 @@ def describe_folder(folder: Path, split_files: Mapping[str, Sequence[str]]) -> F
     check_sizes_agree([(one.name, one.height, one.width) for files in splits.values() for one in files], folder)
     return FolderFacts(
         source=str(statistics.provenance.get("source", "unknown")),
-        dataset_sha256=statistics.dataset_sha256,
+        dataset_sha256=used_digest(statistics, split_files),
         num_train_samples=sum(one.num_samples for one in splits["train"]),
         num_validation_samples=sum(one.num_samples for one in splits["validation"]),
         num_classes=len(CLASS_NAMES),

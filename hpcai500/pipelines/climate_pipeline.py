@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hpcai500.errors import UnknownNameError, UsageError
 from hpcai500.pipelines import sampling
 from hpcai500.pipelines.climate import ClimateSplit
-from hpcai500.pipelines.climate_facts import CLASS_NAMES, check_sizes_agree
+from hpcai500.pipelines.climate_facts import CLASS_NAMES, check_sizes_agree, used_digest
 from hpcai500.pipelines.climate_transform import Turn, pad_boxes, plan_turns, turn_boxes
 
 PIPELINES = {
@@ -143,7 +143,7 @@ class ClimatePipeline(ABC):
         self.num_train_samples = self.train.num_samples
         self.num_validation_samples = self.validation.num_samples
         self.num_classes = len(CLASS_NAMES)
-        self.dataset_sha256 = self.train.dataset_sha256
+        self.dataset_sha256 = used_digest(self.train.statistics, config.split_files)
         self.provenance = self.train.statistics.provenance
         self.num_skipped = 0  # a damaged sample always stops the run
         self.device = torch.device(config.device)
