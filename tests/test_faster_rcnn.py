@@ -141,19 +141,34 @@ def test_channels_last_gives_the_same_losses() -> None:
 
 
 def test_reduced_precision_ends_before_boxes_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[torch.dtype] = []
+    seen: dict[str, set[torch.dtype]] = {}
 
-    def suppress(boxes: Tensor, valid: Tensor, threshold: float) -> Tensor:
-        seen.append(boxes.dtype)
-        return valid
+    def spy(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
 
-    monkeypatch.setattr(operators, "suppress_boxes", suppress)
+        def spied(*arguments: Any, **constants: Any) -> Any:
+            parts = [
+                part for argument in arguments for part in (argument if isinstance(argument, list) else [argument])
+            ]
+            dtypes = {part.dtype for part in parts if isinstance(part, Tensor) and part.is_floating_point()}
+            seen.setdefault(name, set()).update(dtypes)
+            return original(*arguments, **constants)
+
+        monkeypatch.setattr(owner, name, spied)
+
     model = model_of(fpn_channels=8, box_head_width=8)
+    spy(operators, "suppress_boxes")
+    spy(operators, "align_regions")
+    spy(model.rpn, "_propose")
+    spy(model.rpn, "_losses")
+    spy(model.rpn.head, "forward")
     images, boxes, labels = batch()
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(images[:, :, :32, :32], boxes / 3, labels)
     torch.autograd.backward(list(losses.values()))
-    assert {loss.dtype for loss in losses.values()} == set(seen) == {torch.float32}
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert seen.pop("forward") == {torch.bfloat16}  # features are reduced
+    assert seen == {key: {torch.float32} for key in ("suppress_boxes", "align_regions", "_propose", "_losses")}
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         found = model.eval()(images[:, :, :32, :32])
