@@ -45,7 +45,7 @@ from hpcai500.pipelines.climate_layout import (
     require_filters,
     sample_positions,
 )
-from hpcai500.pipelines.hdf5 import open_hdf5, text_of
+from hpcai500.pipelines.hdf5 import open_hdf5, readable_tables, text_of
 
 __all__ = ["CHANNELS", "CLASS_NAMES", "Channel", "ClimateFile", "ClimateSplit", "Statistics", "read_statistics"]
 
@@ -81,7 +81,7 @@ class ClimateFile:
             BackendUnavailableError: it is compressed in a way that needs hdf5plugin.
         """
         self.path = Path(path).absolute()  # a worker process may have another working folder
-        with open_hdf5(self.path) as file:
+        with open_hdf5(self.path) as file, readable_tables(self.path):
             images = self._check_images(file)
             self.num_samples: int = images.shape[0]
             self.shape: tuple[int, int, int] = images.shape[1:]
@@ -147,10 +147,7 @@ class ClimateFile:
                 f"({n}, at most {MAX_FILE_BOXES}, 5)"
             )
         stated = dataset.attrs.get(ORDER_ATTRIBUTE)
-        try:
-            rows = dataset[:].astype(np.int64)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{place}: 'boxes' cannot be read; fetch the file again") from error
+        rows = dataset[:].astype(np.int64)
         stated_order = None if stated is None else text_of(stated)
         return read_boxes(rows, height, width, place=place, stated_order=stated_order)
 
@@ -170,27 +167,24 @@ class ClimateFile:
         assert out.dtype == np.float32
         assert out.flags.c_contiguous
         self._open()
-        if self._positions is not None:
-            self._read_fully(out.data.cast("B"), int(self._positions[index]), index)
-        elif self._chunks is not None:
-            self._chunks.read(self._descriptor, index, out)
-        else:
-            assert self._file is not None
-            try:
+        try:
+            if self._positions is not None:
+                self._read_fully(out.data.cast("B"), int(self._positions[index]), index)
+            elif self._chunks is not None:
+                self._chunks.read(self._descriptor, index, out)
+            else:
+                assert self._file is not None
                 self._file["images"].read_direct(out, np.s_[index])
-            except (OSError, RuntimeError) as error:
-                raise SampleError(
-                    f"data file {str(self.path)!r}: sample {index} cannot be read, a chunk of it is damaged or "
-                    f"missing; fetch the file again ({error})"
-                ) from None
+        except (OSError, OverflowError, RuntimeError) as error:
+            raise SampleError(
+                f"data file {str(self.path)!r}: sample {index} cannot be read, it is damaged or the disk is; fetch the "
+                f"file again ({error})"
+            ) from None
 
     def _read_fully(self, view: memoryview, position: int, index: int) -> None:
         """Fill ``view`` with what follows ``position``; one preadv may return less than was asked for."""
         while view:
-            try:
-                num_read = os.preadv(self._descriptor, [view], position)
-            except OSError as error:
-                raise SampleError(f"data file {str(self.path)!r}: sample {index} cannot be read") from error
+            num_read = os.preadv(self._descriptor, [view], position)
             if num_read == 0:
                 raise SampleError(
                     f"data file {str(self.path)!r} ends at byte {position}, amid sample {index}; fetch the file again"

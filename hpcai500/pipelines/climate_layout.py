@@ -72,6 +72,8 @@ def sample_positions(images: h5py.Dataset, path: Path) -> NDArray[np.int64] | No
         return None
     chunks = [images.id.get_chunk_info_by_coord((i, 0, 0, 0)) for i in range(num_samples)]
     unwritten = [i for i, chunk in enumerate(chunks) if chunk.byte_offset is None or chunk.size != sample_bytes]
+    if any(chunk.byte_offset is not None and chunk.byte_offset >= 1 << 63 for chunk in chunks):
+        raise DataError(f"data file {str(path)!r} has damaged tables; copy or fetch it again")
     if unwritten:
         raise DataError(
             f"data file {str(path)!r}: sample {unwritten[0]} and {len(unwritten) - 1} others were never written; fetch "
