@@ -202,7 +202,8 @@ torch.stack(list(losses.values())).sum().backward()
 optimizer.step()
 duration_s = time.perf_counter() - begin_s
 assert all(loss.isfinite() for loss in losses.values()), losses
-assert sum(not torch.equal(old, new) for old, new in zip(before, model.parameters())) > 100
+# The first step leaves alone what is inside the blocks, which begin as the identity.
+assert sum(not torch.equal(old, new) for old, new in zip(before, model.parameters())) > 70
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, duration_s)
 """
 
