@@ -81,7 +81,9 @@ def test_regions_to_learn_from_have_the_label_and_the_code_of_their_object() -> 
     expected = torch.where(best >= 0.5, torch.tensor([2, 4])[index], 0)
     assert torch.equal(chosen.labels[0][sampled], expected[sampled])
     positive = chosen.labels[0] > 0
-    assert set(chosen.labels[0][positive].tolist()) == {2, 4}  # the objects themselves are among them
+    assert set(chosen.labels[0][positive].tolist()) == {2, 4}
+    for box in boxes[0, :2]:  # the objects themselves are among them
+        assert (chosen.boxes[0][positive] == box).all(dim=1).any()
     found = decode_boxes(chosen.codes[0], chosen.boxes[0], config.box_weights, max_log_scale=config.max_log_scale)
     torch.testing.assert_close(found[positive], boxes[0][index[positive]])
     assert not chosen.codes[0][~positive].any()
