@@ -38,9 +38,7 @@ class CheckTask(NamedTuple):
     last: int
 
 
-def check_climate(
-    path: Path, *, num_workers: int | None = None, report: Report = report_nothing
-) -> list[DataFinding]:
+def check_climate(path: Path, *, num_workers: int | None = None, report: Report = report_nothing) -> list[DataFinding]:
     """Everything that is wrong with a folder of climate files, or with one file, in their order; empty if all is sound.
 
     Files are compared with the checksums of the statistics, boxes with the field, and every channel of every sample is
