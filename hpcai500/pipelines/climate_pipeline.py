@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from hpcai500.errors import UnknownNameError, UsageError
-from hpcai500.pipelines import sampling
 from hpcai500.pipelines.climate import ClimateSplit
 from hpcai500.pipelines.climate_facts import CLASS_NAMES, check_sizes_agree, used_digest
 from hpcai500.pipelines.climate_transform import Turn, pad_boxes, plan_turns, turn_boxes
+from hpcai500.pipelines.shards import Shards
 
 PIPELINES = {
     "dali": ("hpcai500.pipelines.climate_dali", "DaliClimatePipeline"),
@@ -80,10 +80,6 @@ class ClimatePipelineConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is too small; give at least {minimum}")
-        if not 0 <= self.rank < self.num_ranks:
-            raise UsageError(
-                f"rank = {self.rank!r} does not exist among {self.num_ranks} ranks; give 0 to {self.num_ranks - 1}"
-            )
         lacking = [split for split in ("train", "validation") if split not in self.split_files]
         if lacking:
             raise UsageError(f"split_files names no files for {' and '.join(lacking)}; give a list for each")
@@ -148,25 +144,9 @@ class ClimatePipeline(ABC):
         self.num_skipped = 0  # a damaged sample always stops the run
         self.device = torch.device(config.device)
         self._running: dict[str, Generator[BoxBatch, None, None]] = {}
-        self._check_sizes()
-        shares = (self.num_train_samples, config.batch_size_per_rank, config.num_ranks)
-        self.num_steps_per_epoch = sampling.num_steps(*shares)
-        self.num_dropped_per_epoch = sampling.num_dropped(*shares)
-
-    def _check_sizes(self) -> None:
-        config, folder = self.config, self.config.folder
-        if config.num_ranks > self.num_train_samples:
-            raise UsageError(
-                f"{config.num_ranks} ranks are more than the {self.num_train_samples} training samples of {folder}; "
-                "start fewer ranks or use more data"
-            )
-        global_batch_size = config.batch_size_per_rank * config.num_ranks
-        if global_batch_size > self.num_train_samples:
-            raise UsageError(
-                f"a global batch of {global_batch_size} ({config.num_ranks} ranks of {config.batch_size_per_rank}) is "
-                f"larger than the {self.num_train_samples} training samples of {folder}; give a batch size per rank of "
-                f"at most {self.num_train_samples // config.num_ranks}"
-            )
+        self.shards = Shards(config, self.num_train_samples, self.num_validation_samples, config.folder)
+        self.num_steps_per_epoch = self.shards.num_steps_per_epoch
+        self.num_dropped_per_epoch = self.shards.num_dropped_per_epoch
 
     def train_batches(self, epoch: int, first_step: int = 0) -> Iterator[BoxBatch]:
         """Batches of this rank in an epoch, from a step on. One iterator at a time: a new one ends the old one.
@@ -174,17 +154,7 @@ class ClimatePipeline(ABC):
         Raises:
             SampleError: a sample is damaged, or holds values that are not finite or channels in another order.
         """
-        if not 0 <= first_step <= self.num_steps_per_epoch:
-            raise UsageError(
-                f"first_step = {first_step!r} is not a step of the epoch; give 0 to {self.num_steps_per_epoch}"
-            )
-        config = self.config
-        order = sampling.epoch_order(config.seed, epoch, self.num_train_samples)
-        todo = [
-            sampling.step_ids(order, step, config.batch_size_per_rank, config.rank, config.num_ranks)
-            for step in range(first_step, self.num_steps_per_epoch)
-        ]
-        return self._start("train", self.train, epoch, todo)
+        return self._start("train", self.train, epoch, self.shards.train(epoch, first_step))
 
     def validation_batches(self) -> Iterator[BoxBatch]:
         """Batches of this rank's shard of the validation samples, each once; the last batch may be short.
@@ -192,11 +162,7 @@ class ClimatePipeline(ABC):
         Raises:
             SampleError: a sample is damaged, or holds values that are not finite or channels in another order.
         """
-        config = self.config
-        shard = sampling.validation_ids(self.num_validation_samples, config.rank, config.num_ranks)
-        starts = range(0, len(shard), config.validation_batch_size)
-        todo = [shard[start : start + config.validation_batch_size] for start in starts]
-        return self._start("validation", self.validation, None, todo)
+        return self._start("validation", self.validation, None, self.shards.validation())
 
     def _start(
         self, name: str, split: ClimateSplit, epoch: int | None, todo: list[NDArray[np.int64]]

@@ -23,6 +23,7 @@ from hpcai500.pipelines import sampling
 from hpcai500.pipelines.hdf5 import ImageSplit
 from hpcai500.pipelines.normalise import Normaliser
 from hpcai500.pipelines.pipeline import Pipeline
+from hpcai500.pipelines.shards import Shards
 
 PIPELINES = {
     "dali": ("hpcai500.pipelines.dali", "DaliPipeline"),
@@ -95,10 +96,6 @@ class ImagePipelineConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is too small; give at least {minimum}")
-        if not 0 <= self.rank < self.num_ranks:
-            raise UsageError(
-                f"rank = {self.rank!r} does not exist among {self.num_ranks} ranks; give 0 to {self.num_ranks - 1}"
-            )
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise UsageError(
                 f"crop_area = {self.crop_area!r} is not possible; give two shares of the picture, "
@@ -176,25 +173,9 @@ class ImagePipeline(ABC):
         self.device = torch.device(config.device)
         self.normalise = Normaliser(config.mean, config.std, self.device, channels_last=config.channels_last)
         self._running: dict[str, Generator[ImageBatch, None, None]] = {}
-        self._check_sizes()
-        shares = (self.num_train_samples, config.batch_size_per_rank, config.num_ranks)
-        self.num_steps_per_epoch = sampling.num_steps(*shares)
-        self.num_dropped_per_epoch = sampling.num_dropped(*shares)
-
-    def _check_sizes(self) -> None:
-        config, path = self.config, self.config.path
-        if config.num_ranks > self.num_train_samples:
-            raise UsageError(
-                f"{config.num_ranks} ranks are more than the {self.num_train_samples} training samples of {path}; "
-                "start fewer ranks or use more data"
-            )
-        global_batch_size = config.batch_size_per_rank * config.num_ranks
-        if global_batch_size > self.num_train_samples:
-            raise UsageError(
-                f"a global batch of {global_batch_size} ({config.num_ranks} ranks of {config.batch_size_per_rank}) is "
-                f"larger than the {self.num_train_samples} training samples of {path}; give a batch size per rank of "
-                f"at most {self.num_train_samples // config.num_ranks}"
-            )
+        self.shards = Shards(config, self.num_train_samples, self.num_validation_samples, config.path)
+        self.num_steps_per_epoch = self.shards.num_steps_per_epoch
+        self.num_dropped_per_epoch = self.shards.num_dropped_per_epoch
 
     def train_batches(self, epoch: int, first_step: int = 0) -> Iterator[ImageBatch]:
         """Batches of this rank in an epoch, from a step on. One iterator at a time: a new one ends the old one.
@@ -202,25 +183,15 @@ class ImagePipeline(ABC):
         Raises:
             SampleError: a picture does not decode and ``decode_errors`` is "stop", or no picture of a batch decodes.
         """
-        if not 0 <= first_step <= self.num_steps_per_epoch:
-            raise UsageError(
-                f"first_step = {first_step!r} is not a step of the epoch; give 0 to {self.num_steps_per_epoch}"
-            )
-        return self._start("train", self._train_batches(epoch, first_step))
+        return self._start("train", self._train_batches(epoch, self.shards.train(epoch, first_step)))
 
-    def _train_batches(self, epoch: int, first_step: int) -> Generator[ImageBatch, None, None]:
-        config = self.config
-        order = sampling.epoch_order(config.seed, epoch, self.num_train_samples)
-        todo = [
-            sampling.step_ids(order, step, config.batch_size_per_rank, config.rank, config.num_ranks)
-            for step in range(first_step, self.num_steps_per_epoch)
-        ]
+    def _train_batches(self, epoch: int, todo: list[NDArray[np.int64]]) -> Generator[ImageBatch, None, None]:
         for ids, batch in zip(todo, self._load(self.train, epoch, todo), strict=True):
             self.num_skipped += len(ids) - len(batch.ids)
             if len(batch.ids) == 0:  # ranks step together, so a rank cannot leave out a step
                 raise SampleError(
-                    f"{config.path}: none of the {len(ids)} pictures of a batch decodes, the first being train sample "
-                    f"{ids[0]} ({self.train.name(int(ids[0]))}); mend the data set"
+                    f"{self.config.path}: none of the {len(ids)} pictures of a batch decodes, the first being train "
+                    f"sample {ids[0]} ({self.train.name(int(ids[0]))}); mend the data set"
                 )
             yield batch
 
@@ -240,10 +211,7 @@ class ImagePipeline(ABC):
         return batches
 
     def _validation_batches(self) -> Generator[ImageBatch, None, None]:
-        config = self.config
-        shard = sampling.validation_ids(self.num_validation_samples, config.rank, config.num_ranks)
-        starts = range(0, len(shard), config.validation_batch_size)
-        todo = [shard[start : start + config.validation_batch_size] for start in starts]
+        todo = self.shards.validation()
         for ids, batch in zip(todo, self._load(self.validation, None, todo), strict=True):
             self.num_skipped += len(ids) - len(batch.ids)
             if len(batch.ids):
