@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpcai500.comm.launchers import LAST_WORDS_VARIABLE
 from hpcai500.command import run_command
 from hpcai500.errors import RecordError
 
@@ -114,7 +115,12 @@ def check_machine(
 def _end(rank: int, message: str) -> None:
     """End this rank because another is gone; one of those that are left says so."""
     if rank == 0 or message.startswith("rank 0 "):
-        print(f"FAIL  {message}", file=sys.stderr, flush=True)
+        line = f"FAIL  {message}\n"
+        if path := os.environ.get(LAST_WORDS_VARIABLE):
+            Path(path).write_text(line, encoding="utf-8")
+        else:
+            sys.stderr.write(line)
+            sys.stderr.flush()
     os._exit(1)
 
 

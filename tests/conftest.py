@@ -56,6 +56,7 @@ def require_fixture() -> Callable[[str], None]:
     return require
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several workers one has the tests of a file, since they share what they start; one has the Slurm cluster."""
     for item in items:

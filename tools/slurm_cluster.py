@@ -202,8 +202,9 @@ class Cluster:
     def start_database(self) -> None:
         """MariaDB for slurmdbd alone, reached through a socket in a folder closed to others, so without passwords."""
         db = self.folder / "db"
-        options = f"--no-defaults --user=root --datadir={db}/data --innodb-log-file-size=16M --innodb-doublewrite=0"
-        options += " --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync --innodb-buffer-pool-size=32M"
+        options = f"--no-defaults --user=root --datadir={db}/data --tmpdir={db} --innodb-log-file-size=16M"
+        options += " --innodb-doublewrite=0 --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync"
+        options += " --innodb-buffer-pool-size=32M"
         (db / "data").mkdir()
         tables = "CREATE DATABASE mysql;\nUSE mysql;\n"  # one statement a line
         tables += Path("/usr/share/mysql/mysql_system_tables.sql").read_text(encoding="utf-8")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from hpcai500.errors import UsageError
 
 RENDEZVOUS_VARIABLE = "HPCAI500_RENDEZVOUS"
+# A file for what a rank says at its end: mpiexec may drop the output of ranks that it ends.
+LAST_WORDS_VARIABLE = "HPCAI500_LAST_WORDS"
 # Below Linux' ephemeral ports (32768 on), so that no outgoing connection holds the port by chance.
 FIRST_PORT, NUM_PORTS = 15000, 17000
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from hpcai500.comm.communicator import COMMUNICATORS
-from hpcai500.comm.launchers import LAUNCHERS, MASTER_VARIABLES, RENDEZVOUS_VARIABLE
+from hpcai500.comm.launchers import LAST_WORDS_VARIABLE, LAUNCHERS, MASTER_VARIABLES, RENDEZVOUS_VARIABLE
 from hpcai500.errors import BackendUnavailableError, UnknownNameError, UsageError
 
 LEASH = [sys.executable, "-I", "-S", str(Path(__file__).with_name("leash.py"))]
@@ -109,6 +109,7 @@ def run_ranks(comm: str, num_ranks: int, argv: Sequence[str], env: Mapping[str, 
     inherited = {name: value for name, value in os.environ.items() if not _is_of_a_launch(name)}
     with tempfile.TemporaryDirectory(prefix="hpcai500-") as folder:
         extra[RENDEZVOUS_VARIABLE] = f"file://{folder}/rendezvous"
+        extra[LAST_WORDS_VARIABLE] = f"{folder}/last-words"
         process = subprocess.Popen(
             [*LEASH, "SIGTERM", *command],
             env={**inherited, **extra, **(env or {})},
@@ -121,6 +122,9 @@ def run_ranks(comm: str, num_ranks: int, argv: Sequence[str], env: Mapping[str, 
         finally:
             if process.poll() is None:
                 process.terminate()
+            with suppress(FileNotFoundError):
+                sys.stderr.write(Path(extra[LAST_WORDS_VARIABLE]).read_text(encoding="utf-8"))
+                sys.stderr.flush()
     return 128 - returned if returned < 0 else returned
 
 

@@ -142,4 +142,5 @@ def explained(path: Path) -> Iterator[None]:
             raise DataError(
                 f"no space left for {str(path)!r} ({error.strerror}); make room and run the same command: it resumes"
             ) from None
-        raise DataError(f"{str(path)!r} cannot be written ({error.strerror}); give an --output you may write") from None
+        why = error.strerror or error  # h5py's errors have words only
+        raise DataError(f"{str(path)!r} cannot be written ({why}); give an --output you may write") from None

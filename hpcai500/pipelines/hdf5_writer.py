@@ -142,9 +142,10 @@ def _create(
     from hpcai500.pipelines.hdf5 import FORMAT, FORMAT_VERSION, SPLITS
 
     text = h5py.string_dtype("utf-8")
+    # Without HDF5's lock, here and below: the journal's is ours, and workers of a killed conversion may keep the other.
     # Room for the counts that are known at the end: attributes of fixed size are then changed in place.
     room = len(json.dumps(provenance)) + 300
-    with h5py.File(partial, "w", locking="best-effort") as file:
+    with h5py.File(partial, "w", locking=False) as file:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["complete"] = 0
@@ -180,7 +181,7 @@ def _places(partial: Path) -> dict[str, Places]:
 
     from hpcai500.pipelines.hdf5 import SPLITS
 
-    with h5py.File(partial, "r", locking="best-effort") as file:
+    with h5py.File(partial, "r", locking=False) as file:
         return {
             split: Places(*(file[split][name].id.get_offset() for name in ("bytes", "sizes", "sha256")))
             for split in SPLITS
@@ -194,12 +195,12 @@ def _complete(partial: Path, journal: Journal, provenance: dict[str, Any]) -> No
     from hpcai500.pipelines.hdf5 import SPLITS, dataset_digest
 
     text = json.dumps({**provenance, "created_by": f"hpcai500 {__version__}", "formats": journal.formats()})
-    with h5py.File(partial, "r+", locking="best-effort") as file:
+    with h5py.File(partial, "r+", locking=False) as file:
         tables = [(split, file[split]["labels"][:], file[split]["sha256"][:]) for split in SPLITS]
         file.attrs.modify("provenance", text.encode())
         file.attrs.modify("dataset_sha256", dataset_digest(tables).encode())
     _sync(partial)
-    with h5py.File(partial, "r+", locking="best-effort") as file:
+    with h5py.File(partial, "r+", locking=False) as file:
         file.attrs.modify("complete", 1)
     _sync(partial)
 
