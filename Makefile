@@ -19,15 +19,15 @@ help:  ## Show this list
 	@echo
 	@echo "Variables: PYTHON ($(PYTHON), 3.11 or later), VENV ($(VENV)), WORKLOAD ($(WORKLOAD); or fasterrcnn), DATA ($(DATA)), RANKS ($(RANKS)), NODES ($(NODES)), SLURM ($(SLURM))"
 
-run: $(VENV)/.installed-run $(DATA)  ## Train the mini size of WORKLOAD twice on 2 ranks, assemble the submission and verify it
+run: $(VENV)/.installed-run $(DATA)$(if $(filter fasterrcnn,$(WORKLOAD)),/statistics.json)  ## Train the mini size of WORKLOAD twice on 2 ranks, assemble the submission and verify it
 	$(BIN)/hpcai500 submit --workload $(WORKLOAD) --size mini --level free --data $(DATA) --ranks $(RANKS) \
 		--set communicator=mpi $(RUN_OPTIONS)
 
 data/mini.h5: | $(VENV)/.installed-run
 	$(BIN)/hpcai500 data prepare mini --output $@
 
-data/mini-weather: | $(VENV)/.installed-run
-	$(BIN)/hpcai500 data prepare mini-weather --output $@
+data/mini-weather/statistics.json: | $(VENV)/.installed-run
+	$(BIN)/hpcai500 data prepare mini-weather --output $(@D)
 
 test: $(VENV)/.installed-test horovod lint type unit  ## Install what tests need, then run ruff, mypy and pytest
 
