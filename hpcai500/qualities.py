@@ -24,12 +24,12 @@ class Quality(NamedTuple):
 
     Attributes:
         compute: quality from samples, counts and curves.
-        problems: of the counts and curves of a whole evaluation, or of the counts of a shard (whose curves are None);
-            each a pair of what is expected and what was found.
+        problems: of the counts and curves of a whole evaluation, or of the counts of a shard (whose curves are None),
+            with so many classes in the data; each a pair of what is expected and what was found.
     """
 
     compute: Callable[[int, CountTable, CurveTable], float]
-    problems: Callable[[int, CountTable, CurveTable | None], list[tuple[str, str]]]
+    problems: Callable[[int, CountTable, CurveTable | None, int], list[tuple[str, str]]]
 
 
 def top_1(samples: int, counts: CountTable, curves: CurveTable) -> float:
@@ -37,7 +37,9 @@ def top_1(samples: int, counts: CountTable, curves: CurveTable) -> float:
     return counts["correct"][0] / samples if samples else 0.0
 
 
-def _top_1_problems(samples: int, counts: CountTable, curves: CurveTable | None) -> list[tuple[str, str]]:
+def _top_1_problems(
+    samples: int, counts: CountTable, curves: CurveTable | None, num_classes: int
+) -> list[tuple[str, str]]:
     if counts.keys() != {"correct"} or len(counts["correct"]) != 1:
         return [("counts: one number, correct", f"{dict(counts)}")]
     problems = []
@@ -61,11 +63,18 @@ def mean_average_precision(samples: int, counts: CountTable, curves: CurveTable)
     return statistics.fmean(of_classes) if of_classes else 0.0
 
 
-def _detection_problems(samples: int, counts: CountTable, curves: CurveTable | None) -> list[tuple[str, str]]:
+def _detection_problems(
+    samples: int, counts: CountTable, curves: CurveTable | None, num_classes: int
+) -> list[tuple[str, str]]:
     """Hits are among the boxes and detections; a curve falls, and ends where the last box that was hit ends it."""
     lengths = {len(values) for values in counts.values()}
-    if counts.keys() != {"boxes", "detections", "hits"} or len(lengths) != 1:
-        return [("counts: boxes, detections and hits of each class", f"{ {k: len(v) for k, v in counts.items()} }")]
+    if counts.keys() != {"boxes", "detections", "hits"} or lengths != {num_classes}:
+        return [
+            (
+                f"counts: boxes, detections and hits of each of {num_classes} classes",
+                f"{ {k: len(v) for k, v in counts.items()} }",
+            )
+        ]
     rows = list(zip(counts["boxes"], counts["detections"], counts["hits"], strict=True))
     problems = [
         (f"hits[{number}]: at most {min(boxes, detections)}", f"{hits}")

@@ -136,7 +136,7 @@ def test_any_number_of_ranks_gives_the_same_number(num_ranks: int) -> None:
     assert total.counts == counts_of(results)
     assert MEASURE.compute(total.samples, total.counts, curves) == quality(results)
     assert 0.1 < quality(results) < 0.9
-    assert MEASURE.problems(total.samples, total.counts, curves) == []
+    assert MEASURE.problems(total.samples, total.counts, curves, NUM_CLASSES) == []
 
 
 def test_what_is_sent_comes_out_as_it_was() -> None:
@@ -173,8 +173,8 @@ def test_padding_is_neither_a_box_nor_a_detection() -> None:
     [
         ({"boxes": [2], "detections": [5], "hits": [3]}, None, "hits[0]: at most 2"),
         ({"boxes": [9], "detections": [1], "hits": [2]}, None, "hits[0]: at most 1"),
-        ({"boxes": [2], "hits": [1]}, None, "boxes, detections and hits"),
-        ({"boxes": [2], "detections": [2, 2], "hits": [1]}, None, "boxes, detections and hits"),
+        ({"boxes": [2], "hits": [1]}, None, "boxes, detections and hits of each of 1 classes"),
+        ({"boxes": [2], "detections": [2, 2], "hits": [1]}, None, "boxes, detections and hits of each of 1 classes"),
         ({"boxes": [2], "detections": [2], "hits": [1]}, [], "1, one of each class"),
         ({"boxes": [2], "detections": [2], "hits": [1]}, [[1.0] * 101], "the first 51 of them above 0"),
         ({"boxes": [2], "detections": [2], "hits": [1]}, [[0.5] * 50 + [0.6] + [0.0] * 50], "that fall"),
@@ -183,7 +183,7 @@ def test_padding_is_neither_a_box_nor_a_detection() -> None:
     ],
 )
 def test_counts_and_curves_that_cannot_be_are_found(counts: Any, curves: Any, words: str) -> None:
-    problems = MEASURE.problems(4, counts, curves)
+    problems = MEASURE.problems(4, counts, curves, 1)
     assert any(words in expected for expected, _ in problems)
 
 

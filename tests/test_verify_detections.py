@@ -82,6 +82,20 @@ def test_a_detector_s_quality_cannot_be_talked_up(forger: Forger, event: str, ch
     assert rule in {finding.rule for finding in verify_submission(forger.path).findings}
 
 
+def test_a_hard_class_cannot_be_left_out_everywhere(forger: Forger) -> None:
+    def leave_out(value: dict[str, Any]) -> None:
+        value["counts"] = {name: numbers[1:] for name, numbers in value["counts"].items()}
+        if "curves" in value:
+            leave_a_class_out(value)
+
+    for rank in (0, 1):
+        forger.edit_events("evaluation_shard", leave_out, rank=rank)
+    forger.edit_events("evaluation", leave_out, rank=0)
+    forger.forge()
+    found = {finding.rule for finding in verify_submission(forger.path).findings}
+    assert {"counts.evaluations", "figures.quality"} <= found
+
+
 def test_more_regions_than_were_trained_on_are_found_in_the_flop(forger: Forger) -> None:
     forger.edit_config(lambda config: config["settings"].update(box_batch_size_per_image=512), numbers=(1,))
     forger.forge()

@@ -191,6 +191,6 @@ def check_evaluations(case: Case) -> list[Finding]:
         for shard in ledger.values(EvaluationShard):
             place = f"{ledger.place}:evaluation_shard[{shard.epoch}]"
             findings += _differences("counts.evaluations", place, {"samples": (num_samples, shard.samples)})
-            for wanted, there in quality.problems(shard.samples, shard.counts, None):
+            for wanted, there in quality.problems(shard.samples, shard.counts, None, size.num_classes):
                 findings.append(Finding("counts.evaluations", f"{place}:counts", wanted, there))
     return findings
