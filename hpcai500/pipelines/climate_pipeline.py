@@ -6,7 +6,6 @@ batches with padded boxes. Subclasses of :class:`ClimatePipeline` only say how a
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpcai500.errors import UnknownNameError, UsageError
+from hpcai500.errors import UsageError
 from hpcai500.pipelines.climate import ClimateSplit
 from hpcai500.pipelines.climate_facts import CLASS_NAMES, check_sizes_agree, used_digest
 from hpcai500.pipelines.climate_transform import Turn, pad_boxes, plan_turns, turn_boxes
+from hpcai500.pipelines.pipeline import open_named
 from hpcai500.pipelines.shards import Shards
 
 PIPELINES = {
@@ -194,8 +194,5 @@ def open_climate_pipeline(name: str, config: ClimatePipelineConfig) -> ClimatePi
         UsageError: a setting is out of range, or does not fit the data.
         DataError: a file or the statistics are missing, damaged or of another form.
     """
-    if name not in PIPELINES:
-        raise UnknownNameError("pipeline", name, PIPELINES)
-    module, class_name = PIPELINES[name]
-    pipeline: ClimatePipeline = getattr(importlib.import_module(module), class_name)(config)
+    pipeline: ClimatePipeline = open_named(PIPELINES, name, config)
     return pipeline

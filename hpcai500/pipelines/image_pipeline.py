@@ -7,7 +7,6 @@ part of each is decided here, so that all pipelines and any number of ranks see 
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from hpcai500.errors import SampleError, UnknownNameError, UsageError
 from hpcai500.pipelines import sampling
 from hpcai500.pipelines.hdf5 import ImageSplit
 from hpcai500.pipelines.normalise import Normaliser
-from hpcai500.pipelines.pipeline import Pipeline
+from hpcai500.pipelines.pipeline import Pipeline, open_named
 from hpcai500.pipelines.shards import Shards
 
 PIPELINES = {
@@ -244,8 +243,5 @@ def open_image_pipeline(name: str, config: ImagePipelineConfig) -> Pipeline:
         UsageError: a setting is out of range, or does not fit the data set.
         DataError: the file is missing, damaged or of another kind.
     """
-    if name not in PIPELINES:
-        raise UnknownNameError("pipeline", name, PIPELINES)
-    module, class_name = PIPELINES[name]
-    pipeline: Pipeline = getattr(importlib.import_module(module), class_name)(config)
+    pipeline: Pipeline = open_named(PIPELINES, name, config)
     return pipeline

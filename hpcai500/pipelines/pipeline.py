@@ -6,11 +6,14 @@ alone (hpcai500/pipelines/sampling.py), so that all pipelines and any number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpcai500.errors import UnknownNameError
 
 
 class Batch(Protocol):
@@ -42,3 +45,15 @@ class Pipeline(Protocol):
 
     def close(self) -> None:
         """End workers and let go of files and buffers."""
+
+
+def open_named(pipelines: Mapping[str, tuple[str, str]], name: str, config: Any) -> Any:
+    """Make the pipeline of that name, of a table of modules and classes, with its settings.
+
+    Raises:
+        UnknownNameError: there is no such pipeline.
+    """
+    if name not in pipelines:
+        raise UnknownNameError("pipeline", name, pipelines)
+    module, class_name = pipelines[name]
+    return getattr(importlib.import_module(module), class_name)(config)

@@ -169,21 +169,18 @@ def precision_curves(scored: Sequence[Sequence[Scored]], num_boxes: Sequence[int
     """
     evaluation = _new_evaluation(len(num_boxes))
     evaluation.params.imgIds = [0]
-    evaluation.params.maxDets = [1 + max((len(one.scores) for of_rank in scored for one in of_rank), default=0)]
-    evaluation.params.maxDets[0] *= len(scored)
+    evaluation.params.maxDets = [1 + sum(len(one.scores) for of_rank in scored for one in of_rank)]  # all of them
     evaluation._paramsEval = evaluation.params
-    evaluation.evalImgs = [
-        _row(np.concatenate([of_rank[k].ids for of_rank in scored]), [of_rank[k] for of_rank in scored], num_boxes[k])
-        for k in range(len(num_boxes))
-    ]
+    evaluation.evalImgs = [_row([of_rank[k] for of_rank in scored], boxes) for k, boxes in enumerate(num_boxes)]
     with contextlib.redirect_stdout(io.StringIO()):  # the library prints how far it is
         evaluation.accumulate()
     precision = evaluation.eval["precision"][0, :, :, 0, 0].T  # (num_classes, 101); -1 where a class does not occur
     return [[float(value) for value in curve] for curve in np.maximum(precision, 0.0)]
 
 
-def _row(ids: IntArray, scored: Sequence[Scored], num_boxes: int) -> dict[str, Any] | None:
+def _row(scored: Sequence[Scored], num_boxes: int) -> dict[str, Any] | None:
     """COCO's record of a class on a sample, of all detections of all ranks in the order of samples."""
+    ids = np.concatenate([one.ids for one in scored])
     if not len(ids) and not num_boxes:
         return None
     order = np.argsort(ids, kind="stable")  # a sample is of one rank, and its own order stays
