@@ -37,7 +37,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The rank is up, and bound to ``cores`` of its host (as "0-3,8").
 
-    ``config_sha256`` is that of the bytes of config.json, ``job`` the scheduler's id or empty.
+    ``config_sha256`` is that of the bytes of config.json, ``job`` the scheduler's id or empty. ``code_sha256`` is the
+    digest of the workload's code that runs (hpcai500/code_digest.py), ``ticket_sha256`` that of the ticket which
+    announced the run (hpcai500/register/ticket.py); null where there is none.
     """
 
     EVENT: ClassVar[str] = "run_open"
@@ -55,6 +57,8 @@ class RunOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wall_ns: UnixTime
     monotonic_ns: Count
     package_version: Text
+    code_sha256: Sha256 | None = None
+    ticket_sha256: Sha256 | None = None
 
 
 class Resume(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):

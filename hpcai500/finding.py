@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from hpcai500.rulebook import RULEBOOK, Severity
+
 
 class Finding(msgspec.Struct, frozen=True):
     """One thing that is wrong.
@@ -19,6 +21,11 @@ class Finding(msgspec.Struct, frozen=True):
     place: str
     expected: str
     found: str
+
+    @property
+    def severity(self) -> Severity:
+        """That of its rule: an error makes the submission invalid, a warning does not."""
+        return RULEBOOK[self.rule].severity
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.place}: expected {self.expected}, found {self.found}"

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from hpcai500.errors import RecordError
-from hpcai500.events import Count, Fraction, NotNegative, Positive, Sha256, Text
+from hpcai500.events import Count, Fraction, NotNegative, Positive, Sha256, Text, UnixTime
 
 Status = Literal["completed", "failed", "interrupted"]
 PositiveNumber = Annotated[float, Meta(gt=0)]
@@ -31,8 +31,18 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     source: Text
 
 
+class AnnouncedRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which run of a ticket (hpcai500/register/ticket.py) this is, counted from 1."""
+
+    ticket_sha256: Sha256
+    number: Positive
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """config.json: everything that was decided before the run started."""
+    """config.json: everything that was decided before the run started.
+
+    ``announced`` is null for a run that no ticket announced; else ``seed`` follows from the ticket.
+    """
 
     format: Literal[1] = 1
     run_id: Text
@@ -47,6 +57,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     device: Text
     data: DataSource
     settings: dict[str, Any]
+    announced: AnnouncedRun | None = None
 
 
 class TimeParts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,6 +171,36 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     environment: dict[Text, str]
 
 
+class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an issuer promises to have seen before the first run: who announced how many runs of what, and when.
+
+    Attributes:
+        issuer: name of the register; "self" where the submitter issued it to himself.
+        issuer_key: Ed25519 public key of the issuer, in hexadecimal.
+        issued_ns: Unix time of the issuer's clock.
+        challenge: random; the seeds of all announced runs follow from it.
+        num_runs: that will be started, all of which must be in the submission.
+    """
+
+    format: Literal[1] = 1
+    issuer: Text
+    issuer_key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    issued_ns: UnixTime
+    challenge: Sha256
+    num_runs: Annotated[int, Meta(ge=1, le=1000)]
+    workload: Text
+    level: Text
+    size: Text
+    submitter: Text
+
+
+class SignedTicket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A ticket with the issuer's Ed25519 signature over its canonical bytes (hpcai500/register/ticket.py)."""
+
+    ticket: Ticket
+    signature: Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
+
+
 class FileDigest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a file must be."""
 
@@ -208,7 +249,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """submission.json: all started runs of one machine, its description and the score."""
+    """submission.json: all started runs of one machine, its description and the score.
+
+    ``ticket`` announced the runs; null where nobody did. ``equivalence`` is the digest of equivalence.json beside it,
+    the proof that another implementation is the reference's (hpcai500/equivalence); null where there is none.
+    """
 
     format: Literal[1] = 1
     edition: Text
@@ -223,6 +268,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     system: System
     runs: Annotated[list[SubmittedRun], Meta(min_length=1)]
     summary: Summary
+    ticket: SignedTicket | None = None
+    equivalence: FileDigest | None = None
 
 
 def json_schema(form: type[Any] = Submission) -> dict[str, Any]:

@@ -19,6 +19,7 @@ JUDGE_HALF = (
     "hpcai500.metrics",
     "hpcai500.qualities",
     "hpcai500.record",
+    "hpcai500.rulebook",
     "hpcai500.submission",
     "hpcai500.verify",
 )
