@@ -12,7 +12,8 @@ from hpcai500.launch.launch_config import LAUNCH_NAME, read_launch_config
 from hpcai500.launch.queue import Queue
 from hpcai500.record import list_ledgers
 from hpcai500.submission import assemble_submission
-from hpcai500.verify import print_verdict, verify_submission
+from hpcai500.verdict import print_verdict
+from hpcai500.verify import verify_submission
 
 SUBMISSION_NAME = "submission.json"
 

@@ -26,9 +26,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
+import os
 import sys
-from collections.abc import Iterator
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -42,39 +48,15 @@ from hpcai500.finding import Finding
 from hpcai500.formats import Form, RunConfig, RunResult, Submission, SubmittedRun, Summary, System, decode, read_bytes
 from hpcai500.record import RunRecord, read_segments
 from hpcai500.submission import summarise
+from hpcai500.verdict import Unreadable, Verdict, encodable, errors_of, invalid, print_verdict, printable, verdict_form
 
+SUBMISSION_NAME = "submission.json"
 EPILOG = """examples:
   hpcai500-verify runs/NAME/submission.json
   hpcai500-verify --json runs/NAME/submission.json
+  hpcai500-verify submissions/
 
-exit code: 0 valid, 1 invalid, 2 it cannot be read"""
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the verifier says.
-
-    Attributes:
-        valid: nothing was found.
-        rankable: valid, and of a size that is ranked.
-        why_not: why it is not rankable.
-        findings: all that is wrong.
-        notes: what a reader should know and is not wrong, such as runs that failed.
-        results: the figures of each run, as recomputed; empty where they cannot be.
-        summary: those of the submission, likewise; None where they cannot be.
-        workload: with level, size and edition, what was submitted; None where that cannot be read.
-    """
-
-    valid: bool
-    rankable: bool
-    why_not: list[str]
-    findings: list[Finding]
-    notes: list[str]
-    results: list[RunResult] = []
-    summary: Summary | None = None
-    workload: str | None = None
-    level: str | None = None
-    size: str | None = None
-    edition: str | None = None
+exit code: 0 valid, 1 invalid, 2 cannot be read; of several submissions the highest"""
 
 
 def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
@@ -90,13 +72,13 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
     except RecordError as error:
         raise RecordError(f"{str(path)!r} cannot be read as a submission") from error
     if isinstance(submission, list):
-        return _invalid([Finding("form.schema", path.name, "a submission", problem) for problem in submission])
+        return invalid([Finding("form.schema", path.name, "a submission", problem) for problem in submission])
     try:
         workload = edition.workload(submission.workload)
         size = workload.size(submission.size)
         edition.level(submission.level)
     except UnknownNameError as error:
-        return _invalid([Finding("form.names", path.name, f"names of edition {edition.number}", str(error))])
+        return invalid([Finding("form.names", path.name, f"names of edition {edition.number}", str(error))])
     runs, findings = _read_runs(path, submission)
     case = Case(path, edition, submission, workload, size, runs)
     results: list[RunResult] = []
@@ -107,7 +89,7 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
             findings += [finding for check in CONTENT_CHECKS for finding in check(case)]
             results = case.results
     return Verdict(
-        valid=not findings,
+        valid=not errors_of(findings),
         rankable=not _why_not(case, findings),
         why_not=_why_not(case, findings),
         findings=findings,
@@ -121,11 +103,6 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
     )
 
 
-def _invalid(findings: list[Finding]) -> Verdict:
-    """The verdict on a submission that cannot be looked at any further."""
-    return Verdict(valid=False, rankable=False, why_not=["it is not valid"], findings=findings, notes=[])
-
-
 def _why_not(case: Case, findings: list[Finding]) -> list[str]:
     reasons = [] if case.size.rankable else [f"size {case.size.name} is never ranked; only official size is"]
     for run in case.completed:
@@ -136,7 +113,7 @@ def _why_not(case: Case, findings: list[Finding]) -> list[str]:
                 f"run {run.place} was resumed on {number} ranks instead of {run.config.num_ranks}, "
                 "and a machine that changes has no speed of its own"
             )
-    return [*reasons, "it is not valid"] if findings else reasons
+    return [*reasons, "it is not valid"] if errors_of(findings) else reasons
 
 
 def _notes(run: RunCase) -> Iterator[str]:
@@ -212,83 +189,129 @@ def _read(path: Path, form: type[Form], place: str, findings: list[Finding]) -> 
     return record
 
 
-def print_verdict(verdict: Verdict) -> None:
-    """Print the verdict for people: the word, the figures with their parts, all findings."""
-    what = f" {verdict.workload}, {verdict.level} level, size {verdict.size}, edition {verdict.edition}"
-    print(f"{'VALID' if verdict.valid else 'INVALID'}{what if verdict.workload else ''}")
-    if verdict.summary is not None:
-        _print_summary(verdict.summary)
-        _print_results(verdict.results)
-    for reason in verdict.why_not:
-        print(f"not rankable: {reason}")
-    for note in verdict.notes:
-        print(f"note: {note}")
-    for finding in verdict.findings:
-        print(f"finding: {finding}")
+class Judged(NamedTuple):
+    """A submission that was looked at: its verdict, or why there is none."""
+
+    path: Path
+    verdict: Verdict | None
+    error: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 valid, 1 invalid, 2 it cannot be read."""
+        if self.verdict is None:
+            return RecordError.exit_code
+        return 0 if self.verdict.valid else 1
 
 
-def _print_summary(summary: Summary) -> None:
-    low, high = (format_flops(bound) for bound in summary.vflops_interval)
-    score = "one run"
-    if summary.num_completed > 1:
-        score = f"median of {summary.num_completed} runs, 95 % interval {low} to {high}"
-    if summary.vflops_variation is not None:
-        score += f", variation {100 * summary.vflops_variation:.1f} %"
-    print(f"  VFLOPS = {format_flops(summary.vflops)} ({score})")
-    print("  of each run: FLOPS x (achieved quality / target quality) ^ n")
-    if summary.vflops_2020 is not None and summary.vflops_2020_n10 is not None:
-        exponent = f"{summary.vflops_exponent:g}"
-        old = (
-            f"{format_flops(summary.vflops_2020)} with n = {exponent}, {format_flops(summary.vflops_2020_n10)} with 10"
-        )
-        print(f"  by the convention of the ranking of 2020 (23 GFLOP a picture), never compare: {old}")
+def judge(path: Path, *, debug: bool = False) -> Judged:
+    """Verify a submission and never raise, so that one hostile submission cannot stop the judging of others.
+
+    Args:
+        path: of the submission.
+        debug: raise what nobody expected, for developers.
+    """
+    try:
+        return Judged(path, verify_submission(path))
+    except RecordError as error:
+        return Judged(path, None, str(error))
+    except Exception as error:  # a bug of the verifier, which is no reason to call the submission valid or invalid
+        if debug:
+            raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}: {error}"
+        return Judged(path, None, f"{str(path)!r} cannot be judged, please report it with what --debug prints ({what})")
 
 
-def _print_results(results: list[RunResult]) -> None:
-    """One row a run: all parts of its VFLOPS and both clocks."""
-    print("   seed          FLOPS   achieved   target   n         VFLOPS   ranked clock   training   target reached")
-    for result in results:
-        if result.flops is None or result.vflops is None or result.wall_s is None or result.train_s is None:
-            print(f"  {result.seed:>5}   {result.status}")
+def judge_all(paths: Sequence[Path], *, jobs: int, debug: bool = False) -> Iterator[Judged]:
+    """Verify submissions in their order, several at a time.
+
+    Raises:
+        RecordError: the system killed a process that was verifying.
+    """
+    jobs = min(jobs, len(paths))
+    if jobs <= 1:
+        yield from (judge(path, debug=debug) for path in paths)
+        return
+    from concurrent.futures import ProcessPoolExecutor  # slow to import, and not needed for one submission
+    from concurrent.futures.process import BrokenProcessPool
+
+    with ProcessPoolExecutor(jobs) as executor:
+        try:
+            yield from executor.map(partial(judge, debug=debug), paths)
+        except BrokenProcessPool:
+            raise RecordError(
+                "a process that was verifying has been killed, perhaps for want of memory; use --jobs 1"
+            ) from None
+
+
+def find_submissions(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are; of a folder its submission.json, or those of all folders beneath it."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
             continue
-        quality = f"{result.achieved_quality:>8.4f}   {result.target_quality:>6.4g}   {result.vflops_exponent:g}"
-        reached = "no" if result.time_to_quality_s is None else f"after {result.time_to_quality_s:.1f} s"
-        print(
-            f"  {result.seed:>5}   {format_flops(result.flops):>12}   {quality}   {format_flops(result.vflops):>12}"
-            f"   {result.wall_s:>10.2f} s {result.train_s:>8.2f} s   {reached}"
-        )
-
-
-def format_flops(value: float) -> str:
-    """A rate with an SI prefix and four digits, as "61.23 GFLOPS"."""
-    prefixes = ("", "k", "M", "G", "T", "P", "E", "Z")
-    power = 0
-    while value >= 1000 and power < len(prefixes) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:.4g} {prefixes[power]}FLOPS"
+        own = path / SUBMISSION_NAME
+        beneath = [] if own.exists() else sorted(path.rglob(SUBMISSION_NAME))
+        found += beneath or [own]
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
-    parser.add_argument("submission", type=Path, help="the submission.json to verify; its runs lie beneath its folder")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument(
+        "submissions",
+        metavar="submission",
+        type=Path,
+        nargs="+",
+        help="a submission.json, beneath whose folder its runs lie, or a folder with submissions",
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON; of several, one a line")
     parser.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes for several submissions")
+    parser.add_argument("--debug", action="store_true", help="show where the verifier itself fails")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify and print; returns 0 if valid, 1 if not, 2 if it cannot be read."""
-    try:
-        verdict = verify_submission(args.submission)
-    except RecordError as error:
-        if not args.json:
-            raise
-        print(msgspec.json.encode({"valid": False, "error": str(error)}).decode())
-        return error.exit_code
-    if args.json:
-        print(msgspec.json.format(msgspec.json.encode(verdict), indent=2).decode())
-    elif not args.quiet:
-        print_verdict(verdict)
-    return 0 if verdict.valid else 1
+    """Verify and print; returns 0 if valid, 1 if not, 2 if it cannot be read, and the highest of several.
+
+    Raises:
+        RecordError: the only submission cannot be read.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a stranger's name in a terminal of another alphabet
+    paths = find_submissions(args.submissions)
+    codes: Counter[int] = Counter()
+    for judged in judge_all(paths, jobs=args.jobs, debug=args.debug):
+        codes[judged.exit_code] += 1
+        if args.json:
+            print(_as_json(judged, is_only=len(paths) == 1))
+        elif len(paths) == 1 and judged.verdict is None:
+            raise RecordError(judged.error)
+        elif not args.quiet:
+            _print_judged(judged, is_only=len(paths) == 1)
+    if len(paths) > 1 and not args.json and not args.quiet:
+        print(f"{len(paths):,} submissions: {codes[0]:,} valid, {codes[1]:,} invalid, {codes[2]:,} cannot be read")
+    return max(codes)
+
+
+def _as_json(judged: Judged, *, is_only: bool) -> str:
+    path, verdict = str(judged.path), judged.verdict
+    error = Unreadable(submission=encodable(path), error=encodable(judged.error))
+    content = msgspec.json.encode(verdict_form(verdict, path) if verdict else error)
+    return (msgspec.json.format(content, indent=2) if is_only else content).decode()
+
+
+def _print_judged(judged: Judged, *, is_only: bool) -> None:
+    if not is_only:
+        print(printable(f"{judged.path}:"))
+    if judged.verdict is None:
+        print(printable(f"CANNOT BE READ: {judged.error}"))
+    else:
+        print_verdict(judged.verdict)
+    if not is_only:
+        print()
 
 
 def main(argv: list[str] | None = None) -> int:

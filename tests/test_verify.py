@@ -17,7 +17,9 @@ from recording import EDITION, NS_PER_S, Forger, record_submission
 
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS
 from hpcai500.errors import RecordError
-from hpcai500.verify import format_flops, main, verify_submission
+from hpcai500.rulebook import RULEBOOK
+from hpcai500.verdict import format_flops
+from hpcai500.verify import main, verify_submission
 
 Lines = list[dict[str, Any]]
 OTHER = "1" * 64
@@ -485,9 +487,12 @@ def test_json_gives_the_verdict_to_a_program(forger: Forger, capsys: pytest.Capt
     assert verdict["valid"] is False
     assert verdict["findings"][0] == {
         "rule": "form.edition",
+        "severity": "error",
         "place": "submission.json:edition",
+        "location": {"file": "submission.json", "line": None, "field": "edition"},
         "expected": "'0.1'",
         "found": "'9.9'",
+        "sentence": RULEBOOK["form.edition"].sentence,
     }
 
 
