@@ -16,8 +16,8 @@ from hpcai500.collector import StepRecorder
 from hpcai500.errors import DivergedError
 from hpcai500.ledger import LedgerWriter
 from hpcai500.pipelines.pipeline import Batch
-from hpcai500.pipelines.sampling import sample_digest
 from hpcai500.record import Position
+from hpcai500.sample_order import sample_digest
 
 STEP_PHASES = ("data_wait", "forward_backward", "communication", "optimizer")
 

@@ -20,19 +20,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from hpcai500.account import EpochAccount, PhaseTimer
 from hpcai500.checkpoint import Checkpoints, State
 from hpcai500.collector import StepRecorder
 from hpcai500.comm.communicator import Communicator
-from hpcai500.errors import RunError, StoppedError
+from hpcai500.errors import RecordError, RunError, StoppedError
 from hpcai500.ledger import LedgerWriter
 from hpcai500.out_of_memory import is_out_of_memory, largest_batch
 from hpcai500.pauses import LOOK_PERIOD_S, JointLook, StopRequests
 from hpcai500.pipelines.pipeline import Batch, Pipeline
-from hpcai500.pipelines.sampling import epoch_order, sample_digest
 from hpcai500.qualities import quality_named
 from hpcai500.record import Position
+from hpcai500.sample_order import epoch_order, sample_digest
 from hpcai500.workloads.workload import Evaluation, Shard, Workload
 
 
@@ -106,8 +107,21 @@ class Engine:
                 self._pause()
         self.ledger.write("clock_stop", {"wall_ns": time.time_ns()})
 
-    def _train_epoch(self) -> None:
+    def replay(self, num_steps: int) -> None:
+        """Train so many steps of the epoch under way and write what they lost: no evaluation, no checkpoint.
+
+        Raises: as ``train``.
+        """
+        self.ledger.write("clock_start", {"wall_ns": time.time_ns()})
+        self._train_epoch(num_steps)
+        self.ledger.write("clock_stop", {"wall_ns": time.time_ns()})
+
+    def _train_epoch(self, num_steps: int | None = None) -> None:
+        """Train what is left of the epoch under way, or only so many of its steps."""
         epoch, first_step = self.position
+        end = self.pipeline.num_steps_per_epoch
+        if num_steps is not None:
+            end = min(end, first_step + num_steps)
         account = EpochAccount(
             self.ledger,
             self.recorder,
@@ -120,7 +134,7 @@ class Engine:
         self.model.train()
         timer = PhaseTimer()
         batches = self.pipeline.train_batches(epoch, first_step)
-        for step in range(first_step, self.pipeline.num_steps_per_epoch):
+        for step in range(first_step, end):
             batch = next(batches)
             timer.lap("data_wait")
 
@@ -138,7 +152,7 @@ class Engine:
 
             account.enter_step(batch, loss, learning_rate, timer)
             self.position = Position(epoch, step + 1)
-            if self.look.is_due() and step + 1 < self.pipeline.num_steps_per_epoch:
+            if self.look.is_due() and step + 1 < end:
                 self._pause(account)
                 timer.skip()
         account.close_part(skipped=self._newly_skipped(), epoch_digest=self._epoch_digest(epoch))
@@ -187,10 +201,27 @@ class Engine:
 
         Then normalisation statistics are the mean over the ranks it was made on, as an evaluation would take them, and
         the random generators stay as the seed made them.
+
+        Raises:
+            RecordError: the state is not one of this model and these settings.
         """
+        try:
+            self._restore(position, state)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            words = str(error).partition("\n")[0]
+            message = f"the checkpoint of epoch {position.epoch}, step {position.step} is none of this run: {words}"
+            raise RecordError(f"{message}; use another, or begin the run again") from None
+
+    def _restore(self, position: Position, state: State) -> None:
         self.position = position
         self.model.load_state_dict(state["model"])
+        options = _options(self.optimizer)
         self.optimizer.load_state_dict(state["optimizer"])
+        if _options(self.optimizer) != options:
+            raise ValueError("its optimizer has other momentum or weight decay than the run's settings")
+        for parameter, kept in self.optimizer.state.items():
+            if any(value is not None and value.shape != parameter.shape for value in kept.values()):
+                raise ValueError("what its optimizer remembers has not the shape of the parameters")
         self.scaler.load_state_dict(state["scaler"])
         ranks = state["ranks"]
         same = len(ranks) == self.comm.size
@@ -283,6 +314,14 @@ class Engine:
         value |= {"quality": quality_named(self.schedule.quality).compute(total.samples, total.counts, curves)}
         value |= {"loss": None if total.loss_sum is None else total.loss_sum / total.samples}
         self.ledger.write("evaluation", value | {"duration_ns": time.perf_counter_ns() - begin_ns})
+
+
+def _options(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What the settings say of each group of parameters; the learning rate is set at each step."""
+    return [
+        {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+        for group in optimizer.param_groups
+    ]
 
 
 def _to_host(value: object) -> object:

@@ -7,8 +7,10 @@ that a clever forger would mend: hash chains, results, summary and digests.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,12 @@ from msgspec.structs import replace
 from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError
 from hpcai500.flop_forms import flop_form
+from hpcai500.learning_rate import learning_rate
 from hpcai500.ledger import ChainHead, LedgerWriter
 from hpcai500.qualities import RECALLS, quality_named
 from hpcai500.record import RunRecord, Segment, ledger_path, ledgers_digest, list_ledgers, read_segments
 from hpcai500.resume import last_head
+from hpcai500.sample_order import EpochDigests
 from hpcai500.submission import (
     DataSource,
     RunConfig,
@@ -41,12 +45,18 @@ NS_PER_S = 10**9
 
 
 def make_edition() -> Edition:
-    """The package's rules, with a size smoke whose figures these tests rely on, whatever the rules say later."""
+    """The package's rules, with a size smoke whose figures these tests rely on, whatever the rules say later.
+
+    The official size has a hundredth of its samples, so that writing and verifying one takes no seconds.
+    """
     edition = load_edition()
     workload = edition.workload("resnet50")
     counts = {"epochs": 2, "num_runs": 2, "num_train_samples": 130, "num_validation_samples": 50, "num_classes": 10}
     rest = {"target_quality": 0.3, "evaluation_period_epochs": 1, "rankable": False}
-    sizes = workload.sizes | {"smoke": replace(workload.size("smoke"), **counts, **rest)}
+    sizes = workload.sizes | {
+        "smoke": replace(workload.size("smoke"), **counts, **rest),
+        "official": replace(workload.size("official"), num_train_samples=12_811, num_validation_samples=500),
+    }
     defaults = {"batch_size_per_rank": 16, "report_steps": 2, "train_image_size": 32}
     settings = workload.settings | {
         key: replace(workload.setting(key), default_by_size=workload.setting(key).default_by_size | {"smoke": value})
@@ -239,7 +249,7 @@ def record_rank(
     ledger.write("start_up", START_UP)
     ledger.write("clock_start", {"wall_ns": clock.time_ns()})
     for epoch in range(first_epoch, size.epochs):
-        record_epoch(ledger, clock, epoch, steps=steps, batch=batch, rank=rank, config=config, number=number)
+        record_epoch(ledger, clock, epoch, steps=steps, batch=batch, rank=rank, config=config)
         if cut and epoch == size.epochs - 1:
             ledger.close("failed" if cut == "failed" else None, "the loss is nan")
             return
@@ -252,32 +262,57 @@ def record_rank(
 
 
 def record_epoch(
-    ledger: LedgerWriter, clock: Clock, epoch: int, *, steps: int, batch: int, rank: int, config: RunConfig, number: int
+    ledger: LedgerWriter, clock: Clock, epoch: int, *, steps: int, batch: int, rank: int, config: RunConfig
 ) -> None:
     report_steps = int(config.settings["report_steps"])
-    first = 0
-    rate = 0.1
-    while first < steps:
+    size = EDITION.workload(config.workload).size(config.size)
+    digests = epoch_digests(config.seed, epoch, size.num_train_samples, batch * config.num_ranks)
+
+    def rate(step: int) -> float:
+        return learning_rate(
+            config.workload,
+            config.settings,
+            epoch * steps + step,
+            global_batch=batch * config.num_ranks,
+            steps_per_epoch=steps,
+            num_epochs=size.epochs,
+        )
+
+    for first in range(0, steps, report_steps):
         num_steps = min(report_steps, steps - first)
         clock.advance(num_steps + 0.01)
-        rate = 0.1 / (1 + epoch + first)
         window = {"epoch": epoch, "first_step": first, "num_steps": num_steps, "samples": num_steps * batch}
-        window |= {"loss_sum": num_steps * (2.0 - 0.01 * number), "learning_rate": rate}
-        parts = {"data_wait": 0.1, "forward_backward": 0.6, "communication": 0.1, "optimizer": 0.1, "duration": 1}
+        losses = [training_loss(config, (epoch + (first + step) / steps) / size.epochs) for step in range(num_steps)]
+        window |= {"loss_sum": sum(losses) * (1 + 0.01 * rank), "learning_rate": rate(first + num_steps - 1)}
+        parts = {"data_wait": 0.1, "forward_backward": 0.7, "communication": 0.1, "optimizer": 0.1, "duration": 1}
         window |= {f"{name}_ns": round(part * num_steps * NS_PER_S) for name, part in parts.items()}
         ledger.write("window", window)
-        first += num_steps
-    end = {
-        "epoch": epoch,
-        "first_step": 0,
-        "steps": steps,
-        "samples": steps * batch,
-        "skipped": 0,
-        "sample_digest": str(2**63 + rank),
-    }
-    whole = sum(2**63 + other for other in range(config.num_ranks)) % 2**64
-    end |= {"epoch_digest": str(whole)} if rank == 0 else {}
-    ledger.write("epoch_part", end | {"learning_rate_first": 0.1 / (1 + epoch), "learning_rate_last": rate})
+    digest = digests.of_part(rank, config.num_ranks, first_step=0, steps=steps)
+    end = {"epoch": epoch, "first_step": 0, "steps": steps, "samples": steps * batch, "skipped": 0}
+    end |= {"sample_digest": str(digest), "learning_rate_first": rate(0), "learning_rate_last": rate(steps - 1)}
+    ledger.write("epoch_part", end | ({"epoch_digest": str(digests.whole)} if rank == 0 else {}))
+
+
+@functools.cache
+def epoch_digests(seed: int, epoch: int, num_samples: int, global_batch: int) -> EpochDigests:
+    return EpochDigests(seed, epoch, num_samples=num_samples, global_batch=global_batch)
+
+
+def training_loss(config: RunConfig, progress: float) -> float:
+    """Mean loss of a step after such a part of the run: from that of a guess down to twice the least there is.
+
+    Each seed has its own path there, a hundredth up or down.
+    """
+    num_classes = EDITION.workload(config.workload).size(config.size).num_classes
+    if config.workload == "fasterrcnn":
+        least, guess = 0.2, 2.0
+    else:
+        wrong = config.settings["label_smoothing"] / num_classes
+        right = 1 - (num_classes - 1) * wrong
+        least = -right * math.log(right) - (num_classes - 1) * wrong * math.log(wrong or 1.0)
+        guess = math.log(num_classes)
+    own = 1 + 0.01 * math.sin(config.seed * (1 + 20 * progress))
+    return own * (min(2 * least, guess / 2) + (guess - min(2 * least, guess / 2)) * (1 - progress) ** 2)
 
 
 def record_checkpoint(ledger: LedgerWriter, clock: Clock, epoch: int) -> None:
@@ -294,8 +329,10 @@ def record_evaluation(
     shards = [len(range(other, size.num_validation_samples, config.num_ranks)) for other in range(config.num_ranks)]
     is_detector = config.workload == "fasterrcnn"
     counts = [(detector_counts if is_detector else top_1_counts)(shard, epoch, size, number) for shard in shards]
+    pairs = list(zip(shards, counts, strict=True))
     shard = {"epoch": epoch, "samples": shards[rank], "counts": counts[rank]}
-    shard |= {"loss_sum": None if is_detector else 1.5 * shards[rank]}
+    losses = [None if is_detector else evaluation_loss(part, one["correct"][0], size, config) for part, one in pairs]
+    shard |= {"loss_sum": losses[rank]}
     ledger.write("evaluation_shard", shard | {"duration_ns": 2 * NS_PER_S})
     clock.advance(0.2)  # the other ranks wait for rank 0
     if rank == 0:
@@ -303,12 +340,20 @@ def record_evaluation(
         curves = detector_curves(whole) if is_detector else []
         quality = quality_named(EDITION.workload(config.workload).quality).compute(sum(shards), whole, curves)
         evaluation = {"epoch": epoch, "samples": sum(shards), "counts": whole, "curves": curves, "quality": quality}
-        evaluation |= {"loss": None if is_detector else 1.5, "duration_ns": NS_PER_S // 10}
+        loss = None if is_detector else sum(loss for loss in losses if loss is not None) / sum(shards)
+        evaluation |= {"loss": loss, "duration_ns": NS_PER_S // 10}
         ledger.write("evaluation", evaluation)
 
 
 def top_1_counts(samples: int, epoch: int, size: Size, number: int) -> dict[str, list[int]]:
-    return {"correct": [samples * (epoch + 1) // (size.epochs + 2) + number % 2]}
+    best = 1.0 if size.name == "smoke" else 1.02 * size.target_quality
+    return {"correct": [int(samples * best * (epoch + 1) / (size.epochs + 2)) + number % 2]}
+
+
+def evaluation_loss(samples: int, correct: int, size: Size, config: RunConfig) -> float:
+    """Sum over samples: little where the class is right, and where it is not, more than the ln 2 that it must be."""
+    wobble = 1 + 0.001 * math.sin(config.seed + correct)
+    return wobble * (0.1 * correct + (0.1 + 0.6 * math.log(size.num_classes)) * (samples - correct))
 
 
 def detector_counts(samples: int, epoch: int, size: Size, number: int) -> dict[str, list[int]]:

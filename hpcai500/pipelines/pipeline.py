@@ -1,7 +1,8 @@
 """What the engine needs of a pipeline and its batches, whatever they hold.
 
 A pipeline brings the samples of a data set to the device in batches. Which samples a batch holds is decided by the seed
-alone (hpcai500/pipelines/sampling.py), so that all pipelines and any number of ranks see the same ones.
+alone (hpcai500/sample_order.py), and so is what is random about them (hpcai500/pipelines/sampling.py), so that all
+pipelines and any number of ranks see the same ones.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""Which sample is used when, and which part of it: pure functions of (seed, epoch, sample), for any number of ranks.
+"""What is random about a sample when it is read: pure functions of (seed, epoch, sample), for any number of ranks.
 
 Nothing here keeps a state. Whatever is random comes from a counter (a sample, a draw) and a key (a seed, an epoch), so
-a run that is resumed, spread over other ranks or fed by another library sees the same pictures.
+a run that is resumed, spread over other ranks or fed by another library sees the same pictures. Which samples there are
+in which step is in hpcai500/sample_order.py.
 
-* The order of an epoch: sorting the raw output of Philox 4x64-10 (Salmon et al., "Parallel random numbers: as easy as
-  1, 2, 3", SC 2011). NumPy keeps the streams of its bit generators for ever (NEP 19), but not what
-  ``Generator.permutation`` makes of them.
 * Draws of one sample: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014,
   figure 16; mixer: variant 13 of Stafford).
 * Random crops: Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6; details as in torchvision's
@@ -19,71 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcai500.sample_order import GOLDEN_GAMMA, MASK_64, mix64
+
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
-UInt64Array = NDArray[np.uint64]
 FloatArray = NDArray[np.float64]
-
-MASK_64 = (1 << 64) - 1
-GOLDEN_GAMMA = 0x9E3779B97F4A7C15  # odd integer next to 2**64 / golden ratio: SplitMix64's step
-MIX_1 = 0xBF58476D1CE4E5B9
-MIX_2 = 0x94D049BB133111EB
 
 NUM_CROP_TRIES = 10  # torchvision's
 DRAW_POSITION = 2 * NUM_CROP_TRIES  # draws 0..19 are area and aspect of each try, 20 and 21 top and left
 DRAW_FLIP = DRAW_POSITION + 2
-
-
-def epoch_order(seed: int, epoch: int, num_samples: int) -> Int64Array:
-    """Order of the samples in an epoch.
-
-    Returns: a permutation of 0..num_samples-1, shape (num_samples,), which depends on nothing but the arguments.
-    """
-    key = np.array([seed & MASK_64, epoch & MASK_64], dtype=np.uint64)
-    draws = np.random.Philox(key=key).random_raw(num_samples)
-    return np.argsort(draws, kind="stable").astype(np.int64, copy=False)
-
-
-def num_steps(num_samples: int, batch_size_per_rank: int, num_ranks: int) -> int:
-    """Complete global batches in an epoch."""
-    return num_samples // (batch_size_per_rank * num_ranks)
-
-
-def num_dropped(num_samples: int, batch_size_per_rank: int, num_ranks: int) -> int:
-    """Samples of the last, incomplete global batch, which an epoch leaves out."""
-    return num_samples % (batch_size_per_rank * num_ranks)
-
-
-def step_ids(order: Int64Array, step: int, batch_size_per_rank: int, rank: int, num_ranks: int) -> Int64Array:
-    """Samples of one rank in one step: its slice of the global batch.
-
-    Returns: shape (batch_size_per_rank,), a view of ``order``.
-    """
-    first = (step * num_ranks + rank) * batch_size_per_rank
-    return order[first : first + batch_size_per_rank]
-
-
-def validation_ids(num_samples: int, rank: int, num_ranks: int) -> Int64Array:
-    """Validation samples of one rank: every ``num_ranks``-th; nothing is padded or counted twice."""
-    return np.arange(rank, num_samples, num_ranks, dtype=np.int64)
-
-
-def mix64(values: UInt64Array) -> UInt64Array:
-    """SplitMix64's finaliser: a bijection of 64-bit words in which each bit depends on all."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(MIX_1)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(MIX_2)
-    mixed: UInt64Array = values ^ (values >> np.uint64(31))
-    return mixed
-
-
-def sample_digest(ids: NDArray[Any]) -> int:
-    """Digest of a multiset of samples that does not depend on order, so digests of ranks add up (mod 2**64).
-
-    Returns: sum over ids of ``mix64(id + GOLDEN_GAMMA)``, mod 2**64. Without the gamma sample 0 would count nothing,
-    since ``mix64(0)`` is 0.
-    """
-    words = ids.astype(np.int64).view(np.uint64) + np.uint64(GOLDEN_GAMMA)
-    return int(mix64(words).sum(dtype=np.uint64))
 
 
 def uniforms(seed: int, epoch: int, ids: NDArray[Any], num_draws: int, first_draw: int = 0) -> FloatArray:

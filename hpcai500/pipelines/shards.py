@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcai500 import sample_order
 from hpcai500.errors import UsageError
-from hpcai500.pipelines import sampling
 
 
 class ShardedConfig(Protocol):
@@ -61,8 +61,8 @@ class Shards:
         self._config = config
         self._num_train_samples, self._num_validation_samples = num_train_samples, num_validation_samples
         shares = (num_train_samples, config.batch_size_per_rank, config.num_ranks)
-        self.num_steps_per_epoch = sampling.num_steps(*shares)
-        self.num_dropped_per_epoch = sampling.num_dropped(*shares)
+        self.num_steps_per_epoch = sample_order.num_steps(*shares)
+        self.num_dropped_per_epoch = sample_order.num_dropped(*shares)
 
     def train(self, epoch: int, first_step: int) -> list[NDArray[np.int64]]:
         """The rank's batches of an epoch from a step on.
@@ -75,14 +75,14 @@ class Shards:
                 f"first_step = {first_step!r} is not a step of the epoch; give 0 to {self.num_steps_per_epoch}"
             )
         config = self._config
-        order = sampling.epoch_order(config.seed, epoch, self._num_train_samples)
+        order = sample_order.epoch_order(config.seed, epoch, self._num_train_samples)
         return [
-            sampling.step_ids(order, step, config.batch_size_per_rank, config.rank, config.num_ranks)
+            sample_order.step_ids(order, step, config.batch_size_per_rank, config.rank, config.num_ranks)
             for step in range(first_step, self.num_steps_per_epoch)
         ]
 
     def validation(self) -> list[NDArray[np.int64]]:
         """The rank's batches of the validation samples, each of which some rank has once; the last may be short."""
         size = self._config.validation_batch_size
-        shard = sampling.validation_ids(self._num_validation_samples, self._config.rank, self._config.num_ranks)
+        shard = sample_order.validation_ids(self._num_validation_samples, self._config.rank, self._config.num_ranks)
         return [shard[start : start + size] for start in range(0, len(shard), size)]

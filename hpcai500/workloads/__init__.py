@@ -1,7 +1,7 @@
 """The workloads, and the table that says where each one is.
 
 Adding one: modules NAME.py and NAME_data.py here, a line in WORKLOADS, a file in rules/workloads/, a line in
-hpcai500/flop_forms.py and a folder in datasets/.
+hpcai500/flop_forms.py and in hpcai500/learning_rate.py, and a folder in datasets/.
 """
 
 from __future__ import annotations

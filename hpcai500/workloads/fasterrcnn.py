@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from hpcai500.edition import Size
 from hpcai500.flop import FlopCount, count_flop
+from hpcai500.learning_rate import learning_rate
 from hpcai500.models.faster_rcnn import Detections, FasterRCNN, FlopProbe
 from hpcai500.models.faster_rcnn_config import NUM_LEVELS, FasterRCNNConfig
 from hpcai500.pipelines.climate_pipeline import BoxBatch
 from hpcai500.workloads.detection_evaluation import DetectionEvaluation
-from hpcai500.workloads.policy import autocast, check_precision, placed, sgd, warmed_up_cosine
+from hpcai500.workloads.policy import autocast, check_precision, placed, sgd
 from hpcai500.workloads.workload import Evaluation
 
-REFERENCE_BATCH = 16  # fields; the recipe states its learning rate per 16 images (Lin et al. 2017, section 5.1)
 CANONICAL_LEVEL = 4  # P4, the third (Lin et al. 2017, equation 1)
 MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16), torchvision's: no box grows by more in one step
 MIN_PROPOSAL_SCALE = 1.0  # proposals are coded in units of their anchor (Ren et al. 2015, equation 2)
@@ -50,12 +50,13 @@ class FasterRCNNWorkload:
         return sgd(model, self.settings)
 
     def learning_rate(self, step: int, *, steps_per_epoch: int, num_epochs: int) -> float:
-        """The peak scales linearly with the global batch (Goyal et al. 2017, section 2.1)."""
-        return warmed_up_cosine(
+        return learning_rate(
+            "fasterrcnn",
+            self.settings,
             step,
-            peak=self.settings["learning_rate_per_16"] * self.global_batch_size / REFERENCE_BATCH,
-            warmup_steps=self.settings["warmup_epochs"] * steps_per_epoch,
-            num_steps=num_epochs * steps_per_epoch,
+            global_batch=self.global_batch_size,
+            steps_per_epoch=steps_per_epoch,
+            num_epochs=num_epochs,
         )
 
     def loss(self, model: nn.Module, batch: BoxBatch) -> Tensor:

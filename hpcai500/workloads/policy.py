@@ -1,8 +1,7 @@
-"""What the workloads' training policies have in common: precision, optimizer, learning rate."""
+"""What the workloads' training policies have in common: precision and optimizer."""
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -51,18 +50,3 @@ def sgd(model: nn.Module, settings: dict[str, Any]) -> Optimizer:
     others = [p for p in model.parameters() if p.ndim <= 1 and not decay_all]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
     return SGD([group for group in groups if group["params"]], lr=0.0, momentum=settings["momentum"])
-
-
-def warmed_up_cosine(step: int, *, peak: float, warmup_steps: float, num_steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter, ICLR 2017, equation 5, one period).
-
-    Args:
-        step: of the run, from 0.
-        peak: learning rate at the end of the warm-up.
-        warmup_steps: may be a fraction.
-        num_steps: of the whole run.
-    """
-    if step < warmup_steps:
-        return float(peak * (step + 1) / warmup_steps)
-    progress = (step - warmup_steps) / max(1.0, num_steps - warmup_steps)
-    return float(0.5 * peak * (1.0 + math.cos(math.pi * progress)))

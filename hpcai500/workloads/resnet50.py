@@ -17,13 +17,12 @@ from torch.optim import Optimizer
 
 from hpcai500.edition import Size
 from hpcai500.flop import FlopCount, count_flop
+from hpcai500.learning_rate import learning_rate
 from hpcai500.models.resnet import ResNet50
 from hpcai500.pipelines.image_pipeline import ImageBatch
 from hpcai500.pipelines.pipeline import Pipeline
-from hpcai500.workloads.policy import autocast, check_precision, placed, sgd, warmed_up_cosine
+from hpcai500.workloads.policy import autocast, check_precision, placed, sgd
 from hpcai500.workloads.workload import Evaluation, Shard
-
-REFERENCE_BATCH = 256  # pictures; the recipe states its learning rate per 256 (Goyal et al. 2017, section 2.1)
 
 
 class ResNet50Workload:
@@ -47,12 +46,13 @@ class ResNet50Workload:
         return sgd(model, self.settings)
 
     def learning_rate(self, step: int, *, steps_per_epoch: int, num_epochs: int) -> float:
-        """The peak scales linearly with the global batch (Goyal et al. 2017, section 2.1)."""
-        return warmed_up_cosine(
+        return learning_rate(
+            "resnet50",
+            self.settings,
             step,
-            peak=self.settings["learning_rate_per_256"] * self.global_batch_size / REFERENCE_BATCH,
-            warmup_steps=self.settings["warmup_epochs"] * steps_per_epoch,
-            num_steps=num_epochs * steps_per_epoch,
+            global_batch=self.global_batch_size,
+            steps_per_epoch=steps_per_epoch,
+            num_epochs=num_epochs,
         )
 
     def loss(self, model: nn.Module, batch: ImageBatch) -> Tensor:
