@@ -28,7 +28,7 @@ Digest64 = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]  # decimal text: JSON r
 Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """Base of all events; ``EVENT`` is the word that stands in the ledger."""
 
     EVENT: ClassVar[str]

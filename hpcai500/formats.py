@@ -16,10 +16,12 @@ from msgspec import Meta
 
 from hpcai500.errors import RecordError
 from hpcai500.events import Count, Fraction, NotNegative, Positive, Sha256, Text, UnixTime
+from hpcai500.plain_files import open_plain
 
 Status = Literal["completed", "failed", "interrupted"]
 PositiveNumber = Annotated[float, Meta(gt=0)]
-MAX_RECORD_BYTES = 64 << 20  # a submission of 5 runs on 10,000 ranks takes 10 MB
+MAX_RECORD_BYTES = 32 << 20  # a submission of 5 runs on 10,000 ranks takes 10 MB; objects take up to 16 times as much
+SMALL_RECORD_BYTES = 1 << 20  # a configuration or a result, however many ranks there are
 Form = TypeVar("Form")
 
 
@@ -277,19 +279,24 @@ def json_schema(form: type[Any] = Submission) -> dict[str, Any]:
     return msgspec.json.schema(form)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, form: type[Any] = Submission) -> bytes:
     """The bytes of a record's file.
+
+    Args:
+        path: the file.
+        form: of the record; a configuration is never as large as a submission.
 
     Raises:
         RecordError: it cannot be read, or is too large to be one.
     """
+    limit = SMALL_RECORD_BYTES if form in (RunConfig, RunResult) else MAX_RECORD_BYTES
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_RECORD_BYTES + 1)
+        with open_plain(path) as file:
+            content = file.read(limit + 1)
     except OSError as error:
         raise RecordError(f"cannot read {str(path)!r} ({error.strerror})") from None
-    if len(content) > MAX_RECORD_BYTES:
-        raise RecordError(f"{str(path)!r} is larger than {MAX_RECORD_BYTES} bytes and no record of hpcai500")
+    if len(content) > limit:
+        raise RecordError(f"{str(path)!r} is larger than {limit} bytes and no record of hpcai500")
     return content
 
 
@@ -311,6 +318,8 @@ def decode(content: bytes, form: type[Form]) -> Form | list[str]:
 
 def _list_schema_errors(content: bytes, form: type[Any]) -> list[str]:
     """All schema errors, where msgspec stops at the first; jsonschema is slow to import, so only here."""
+    if len(content) > SMALL_RECORD_BYTES:  # as Python objects it could take a gigabyte
+        return []
     import jsonschema  # type: ignore[import-untyped]
 
     validator = jsonschema.Draft202012Validator(json_schema(form))
@@ -327,7 +336,7 @@ def read_record(path: Path, form: type[Form]) -> Form:
     Raises:
         RecordError: it cannot be read or is not of that form; lists all that is wrong with it.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, form)
     try:
         record = decode(content, form)
     except RecordError as error:
@@ -344,7 +353,7 @@ def read_config(run_folder: Path) -> tuple[RunConfig, str]:
         RecordError: it cannot be read or is not of that form.
     """
     path = run_folder / "config.json"
-    return read_record(path, RunConfig), hashlib.sha256(read_bytes(path)).hexdigest()
+    return read_record(path, RunConfig), hashlib.sha256(read_bytes(path, RunConfig)).hexdigest()
 
 
 def write_json(path: Path, record: object) -> str:

@@ -22,16 +22,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Union
 
 import msgspec
 
 from hpcai500.errors import RecordError
 from hpcai500.events import EVENTS, Count, Event, UnixTime
 from hpcai500.finding import Finding
+from hpcai500.plain_files import open_plain
 
 FIRST_PREV = "0" * 64
-MAX_LINE_BYTES = 1 << 20  # no event comes near it; a longer line is hostile
+MAX_LINE_BYTES = 1 << 18  # a detector's evaluation of 4 classes takes 8 kB; a much longer line is hostile
 SYNCED = frozenset({"run_open", "clock_start", "evaluation", "checkpoint", "clock_stop", "run_close"})
 
 
@@ -65,7 +66,29 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prev: str
 
 
-class Entry(msgspec.Struct, frozen=True):
+class _WholeLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False, tag_field="event"):
+    """A line with the value of its event; for each event there is a subclass, so that a line is decoded in one go."""
+
+    seq: Count
+    time_ns: UnixTime
+    prev: str
+    value: Event
+
+
+LINE = msgspec.json.Decoder(_Line)
+WHOLE_LINE: msgspec.json.Decoder[_WholeLine] = msgspec.json.Decoder(
+    Union[  # noqa: UP007, since the members are made here
+        tuple(
+            msgspec.defstruct(
+                f"_{kind.__name__}Line", [("value", kind)], bases=(_WholeLine,), tag=name, kw_only=True, frozen=True
+            )
+            for name, kind in EVENTS.items()
+        )
+    ]
+)
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line as read: ``seq`` is its number in the chain from 0, ``line`` that in the file from 1.
 
     ``value`` is an object of hpcai500.events.
@@ -228,54 +251,63 @@ def scan_ledger(
     Raises:
         RecordError: the file cannot be read.
     """
-    decoder = msgspec.json.Decoder(_Line)
-    values = {name: msgspec.json.Decoder(event) for name, event in EVENTS.items()}
     file_name = str(path) if place is None else place
     head = head or ChainHead()
-    number = -1
-    for number, raw in enumerate(_read_lines(Path(path))):
-        place = f"{file_name}:{number + 1}"
+    number = 0
+    for number, raw in enumerate(_read_lines(Path(path)), start=1):
         if not raw.endswith(b"\n"):
-            if len(raw) < MAX_LINE_BYTES:
-                expected = "a line that ends (the last one may be cut by a crash)"
-                yield Finding(rule="ledger.torn", place=place, expected=expected, found=f"{len(raw)} bytes, no end")
-            else:
-                expected = f"lines under {MAX_LINE_BYTES} bytes"
-                yield Finding(rule="ledger.line", place=place, expected=expected, found="a longer one")
+            yield _cut_line(raw, f"{file_name}:{number}")
             return
         line = raw[:-1]
         try:
-            parsed = decoder.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            yield Finding(rule="ledger.line", place=place, expected="a line of a ledger", found=str(error))
+            parsed = WHOLE_LINE.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            yield from _damaged_line(line, head, f"{file_name}:{number}")
         else:
-            yield from _check_link(parsed, head, place)
+            if parsed.seq != head.seq or parsed.prev != head.sha256:
+                yield from _check_link(parsed, head, f"{file_name}:{number}")
             head.time_ns = parsed.time_ns
-            yield _decode_value(parsed, number + 1, values, place)
+            yield Entry(parsed.seq, number, parsed.time_ns, parsed.value.EVENT, parsed.value)
         head.advance(line)
-    if number < 0:
+    if not number:
         yield Finding(rule="ledger.empty", place=file_name, expected="at least one event", found="an empty file")
 
 
-def _check_link(line: _Line, head: ChainHead, place: str) -> Iterator[Finding]:
+def _cut_line(raw: bytes, place: str) -> Finding:
+    """What is wrong with a line that does not end."""
+    if len(raw) < MAX_LINE_BYTES:
+        expected = "a line that ends (the last one may be cut by a crash)"
+        return Finding(rule="ledger.torn", place=place, expected=expected, found=f"{len(raw)} bytes, no end")
+    expected = f"lines under {MAX_LINE_BYTES} bytes"
+    return Finding(rule="ledger.line", place=place, expected=expected, found="a longer one")
+
+
+def _damaged_line(content: bytes, head: ChainHead, place: str) -> Iterator[Finding]:
+    """What is wrong with a line that is not one of an event with all that it carries."""
+    try:
+        line = LINE.decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        yield Finding(rule="ledger.line", place=place, expected="a line of a ledger", found=str(error))
+        return
+    yield from _check_link(line, head, place)
+    head.time_ns = line.time_ns
+    if line.event not in EVENTS:
+        expected = f"one of {', '.join(EVENTS)}"
+        yield Finding(rule="ledger.event", place=place, expected=expected, found=repr(line.event)[:100])
+        return
+    try:
+        msgspec.json.decode(line.value, type=EVENTS[line.event])
+        problem = "a line in which the event does not stand alone"
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        problem = str(error)
+    yield Finding(rule="ledger.value", place=place, expected=f"what event {line.event} carries", found=problem)
+
+
+def _check_link(line: _Line | _WholeLine, head: ChainHead, place: str) -> Iterator[Finding]:
     if line.seq != head.seq:
         yield Finding(rule="ledger.chain", place=place, expected=f"seq {head.seq}", found=f"seq {line.seq}")
     if line.prev != head.sha256:
-        yield Finding(rule="ledger.chain", place=place, expected=f"prev {head.sha256}", found=f"prev {line.prev}")
-
-
-def _decode_value(
-    line: _Line, number: int, values: Mapping[str, msgspec.json.Decoder[Event]], place: str
-) -> Entry | Finding:
-    if line.event not in values:
-        expected = f"one of {', '.join(values)}"
-        return Finding(rule="ledger.event", place=place, expected=expected, found=repr(line.event)[:100])
-    try:
-        value = values[line.event].decode(line.value)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        expected = f"what event {line.event} carries"
-        return Finding(rule="ledger.value", place=place, expected=expected, found=str(error))
-    return Entry(line.seq, number, line.time_ns, line.event, value)
+        yield Finding(rule="ledger.chain", place=place, expected=f"prev {head.sha256}", found=f"prev {line.prev[:100]}")
 
 
 def read_head(path: str | os.PathLike[str]) -> ChainHead | None:
@@ -308,7 +340,7 @@ def read_head(path: str | os.PathLike[str]) -> ChainHead | None:
 def _read_lines(path: Path) -> Iterator[bytes]:
     """Yield lines with their newline; one that does not end, or is too long, comes last and without."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             while raw := file.readline(MAX_LINE_BYTES):
                 yield raw
     except OSError as error:

@@ -26,6 +26,8 @@ from hpcai500.ledger import ChainHead, Entry, scan_ledger
 
 LEDGER_NAME = re.compile(r"^rank-(\d{5,})\.jsonl$")
 SEGMENT_NAME = re.compile(r"^segment-(\d{3,})$")
+MAX_RUN_BYTES = 800 << 20  # in memory; a run on 2,048 ranks over 26 epochs takes 130 MB
+BYTES_OF_A_FINDING = 1000
 EventType = TypeVar("EventType", bound=Event)
 
 
@@ -44,14 +46,16 @@ def ledger_path(run_folder: Path, segment: int, rank: int) -> Path:
 
 def list_ledgers(run_folder: Path) -> dict[int, dict[int, Path]]:
     """The ledger files of a run folder, by segment and rank."""
-    segments: dict[int, dict[int, Path]] = {}
-    for path in sorted((run_folder / "ledger").glob("**/rank-*.jsonl")):
-        is_first = path.parent.name == "ledger"
-        segment, rank = SEGMENT_NAME.match(path.parent.name), LEDGER_NAME.match(path.name)
-        if rank is not None and (is_first or segment is not None):
-            number = int(segment.group(1)) if segment else 0
-            segments.setdefault(number, {})[int(rank.group(1))] = path
-    return dict(sorted(segments.items()))
+    folder = run_folder / "ledger"
+    folders = {0: folder}
+    for path in sorted(folder.glob("segment-*")):
+        if segment := SEGMENT_NAME.match(path.name):
+            folders[int(segment.group(1))] = path
+    segments = {
+        number: {int(rank.group(1)): path for path in paths if (rank := LEDGER_NAME.match(path.name))}
+        for number, paths in ((number, sorted(one.glob("rank-*.jsonl"))) for number, one in folders.items())
+    }
+    return {number: ranks for number, ranks in sorted(segments.items()) if ranks}
 
 
 def ledgers_digest(heads: Iterable[tuple[int, int, str]]) -> str:
@@ -154,11 +158,24 @@ class Segment:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder: its configuration and its segments with the ledgers of the ranks that left one."""
+    """A run folder: its configuration and its segments with the ledgers of the ranks that left one.
+
+    ``of_all_ranks`` is the status where the ledgers of some ranks are left out (``of_rank_0``); else null.
+    """
 
     folder: Path
     config: RunConfig
     segments: list[Segment] = field(default_factory=list)
+    of_all_ranks: Status | None = None
+
+    def of_rank_0(self) -> RunRecord:
+        """The same run with the ledgers of rank 0 alone: little, however many ranks there are."""
+        segments = [
+            Segment(segment.number, [ledger for ledger in segment.ledgers if ledger.rank == 0])
+            for segment in self.segments
+        ]
+        kept = [segment for segment in segments if segment.ledgers]
+        return RunRecord(self.folder, self.config, kept, of_all_ranks=self.status)
 
     @cached_property
     def ledgers(self) -> list[RankLedger]:
@@ -173,6 +190,8 @@ class RunRecord:
     @cached_property
     def status(self) -> Status:
         """What became of the run: the worst that any rank says last; one without a last word was interrupted."""
+        if self.of_all_ranks is not None:
+            return self.of_all_ranks
         last = self.segments[-1] if self.segments else Segment(0, [])
         closes = [ledger.value(RunClose) for ledger in last.ledgers]
         statuses = {close.status if close else "interrupted" for close in closes}
@@ -190,10 +209,11 @@ def read_segments(folder: Path, *, place: str, ranks: Container[int] | None = No
         ranks: only those of these ranks; segments that have none of them are left out.
 
     Raises:
-        RecordError: a file cannot be read.
+        RecordError: a file cannot be read, or the ledgers are larger than any run's.
     """
     heads: dict[int, ChainHead] = {}
     segments = []
+    budget = MemoryBudget()
     for number, paths in list_ledgers(folder).items():
         ledgers = []
         for rank, path in sorted(paths.items()):
@@ -201,20 +221,50 @@ def read_segments(folder: Path, *, place: str, ranks: Container[int] | None = No
                 continue
             name = path.relative_to(folder).as_posix()
             head = heads.setdefault(rank, ChainHead())
-            ledgers.append(_read_ledger(path, number, rank, head, f"{place}/{name}" if place else name))
+            where = f"{place}/{name}" if place else name
+            ledgers.append(_read_ledger(path, number, rank, head=head, place=where, budget=budget))
         if ledgers:
             segments.append(Segment(number, ledgers))
     return _cut(segments)
 
 
-def _read_ledger(path: Path, segment: int, rank: int, head: ChainHead, place: str) -> RankLedger:
+class MemoryBudget:
+    """Keeps what is read of a run below a gigabyte, whatever somebody has put into its folder.
+
+    An event takes about twice its line's bytes in memory; the numbers of an evaluation's curves take 32 bytes each, and
+    two in the file at the least.
+    """
+
+    def __init__(self) -> None:
+        self._left_bytes = MAX_RUN_BYTES
+
+    def spend(self, path: Path, num_bytes: int) -> None:
+        """Take in a part of a ledger.
+
+        Raises:
+            RecordError: what was read up to now takes more than MAX_RUN_BYTES.
+        """
+        self._left_bytes -= num_bytes
+        if self._left_bytes < 0:
+            raise RecordError(
+                f"the ledgers up to {str(path)!r} take more than {MAX_RUN_BYTES >> 20} MiB of memory, which no run's do"
+            )
+
+
+def _read_ledger(
+    path: Path, segment: int, rank: int, *, head: ChainHead, place: str, budget: MemoryBudget
+) -> RankLedger:
     entries: list[Entry] = []
     findings: list[Finding] = []
+    budget.spend(path, 2 * path.stat().st_size)
     for item in scan_ledger(path, place=place, head=head):
         if isinstance(item, Entry):
             entries.append(item)
+            if isinstance(item.value, Evaluation):
+                budget.spend(path, 32 * sum(map(len, item.value.curves)))
         else:
             findings.append(item)
+            budget.spend(path, BYTES_OF_A_FINDING)
     return RankLedger(segment, rank, place, entries, findings, head.sha256)
 
 

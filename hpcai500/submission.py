@@ -41,6 +41,7 @@ from hpcai500.formats import (
     read_record,
     write_json,
 )
+from hpcai500.plain_files import open_plain
 from hpcai500.record import RankLedger, RunRecord, Segment, read_run
 
 __all__ = [
@@ -328,7 +329,7 @@ def file_digest(path: Path) -> FileDigest:
         RecordError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return FileDigest(sha256=digest, size_bytes=file.tell())
     except OSError as error:

@@ -25,28 +25,27 @@ Findings about the form of ledgers come first; what the ledgers say is checked o
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import os
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES
+from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES, WHOLE_CHECKS
 from hpcai500.checks.case import Case, RunCase
-from hpcai500.checks.form import is_inside
 from hpcai500.command import run_command
 from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError, UnknownNameError
 from hpcai500.finding import Finding
-from hpcai500.formats import Form, RunConfig, RunResult, Submission, SubmittedRun, Summary, System, decode, read_bytes
-from hpcai500.record import RunRecord, read_segments
+from hpcai500.formats import RunResult, Submission, Summary, decode, read_bytes
+from hpcai500.judged_run import RunChecks, judge_runs
 from hpcai500.submission import summarise
 from hpcai500.verdict import Unreadable, Verdict, encodable, errors_of, invalid, print_verdict, printable, verdict_form
 
@@ -59,8 +58,13 @@ EPILOG = """examples:
 exit code: 0 valid, 1 invalid, 2 cannot be read; of several submissions the highest"""
 
 
-def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
-    """Check a submission against the rules (those of this package by default).
+def verify_submission(path: Path, edition: Edition | None = None, *, jobs: int = 1) -> Verdict:
+    """Check a submission against the rules.
+
+    Args:
+        path: of submission.json.
+        edition: the rules; those of this package by default.
+        jobs: processes for the runs of a large submission, at most.
 
     Raises:
         RecordError: the file cannot be read or is not JSON.
@@ -79,20 +83,20 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
         edition.level(submission.level)
     except UnknownNameError as error:
         return invalid([Finding("form.names", path.name, f"names of edition {edition.number}", str(error))])
-    runs, findings = _read_runs(path, submission)
-    case = Case(path, edition, submission, workload, size, runs)
-    results: list[RunResult] = []
-    if runs:
-        is_whole = not findings
-        findings += [finding for check in FORM_CHECKS for finding in check(case)]
-        if is_whole and not any(finding.rule in STRUCTURE_RULES for finding in findings):
-            findings += [finding for check in CONTENT_CHECKS for finding in check(case)]
-            results = case.results
+    case = Case(path, edition, submission, workload, size, runs=[])
+    judged, findings = judge_runs(case, _run_checks(), jobs=jobs)
+    is_whole = not findings and all(run.result is not None for run in judged)
+    results = [run.result for run in judged if run.result is not None] if is_whole else []
+    runs = [run.run for run in judged]
+    case = replace(case, runs=runs, known_results=results)
+    findings += [finding for run in judged for finding in run.findings]
+    checks = (*FORM_CHECKS, *(CONTENT_CHECKS if is_whole else ())) if runs else ()
+    findings += [finding for check in checks if check in WHOLE_CHECKS for finding in check(case)]
     return Verdict(
         valid=not errors_of(findings),
         rankable=not _why_not(case, findings),
         why_not=_why_not(case, findings),
-        findings=findings,
+        findings=list(dict.fromkeys(findings)),  # several runs may break the same rule of the submission
         notes=[note for run in runs for note in _notes(run)],
         results=results,
         summary=_summary(results, size),
@@ -101,6 +105,13 @@ def verify_submission(path: Path, edition: Edition | None = None) -> Verdict:
         size=submission.size,
         edition=submission.edition,
     )
+
+
+def _run_checks() -> RunChecks:
+    """The checks that look at one run at a time."""
+    form = [check for check in FORM_CHECKS if check not in WHOLE_CHECKS]
+    content = [check for check in CONTENT_CHECKS if check not in WHOLE_CHECKS]
+    return RunChecks(form, content, STRUCTURE_RULES)
 
 
 def _why_not(case: Case, findings: list[Finding]) -> list[str]:
@@ -132,63 +143,6 @@ def _summary(results: list[RunResult], size: Size) -> Summary | None:
         return None
 
 
-def _read_runs(path: Path, submission: Submission) -> tuple[list[RunCase], list[Finding]]:
-    """Read all runs of a submission; those that cannot be read become findings."""
-    runs: list[RunCase] = []
-    findings: list[Finding] = []
-    for submitted in submission.runs:
-        if not is_inside(path.parent, submitted.folder):
-            expected = f"a folder beneath that of {path.name}"
-            findings.append(Finding("form.folder", f"{path.name}:runs.folder", expected, repr(submitted.folder)))
-            continue
-        run = _read_run(path.parent / submitted.folder, submitted, findings)
-        if run is not None:
-            runs.append(run)
-    return runs, findings
-
-
-def _read_run(folder: Path, submitted: SubmittedRun, findings: list[Finding]) -> RunCase | None:
-    """Read one run; None if not even its configuration and ledgers can be read."""
-    place = submitted.folder
-    config = _read(folder / "config.json", RunConfig, f"{place}/config.json", findings)
-    try:
-        segments = read_segments(folder, place=place)
-    except RecordError as error:
-        findings.append(Finding("form.folder", f"{place}/ledger", "ledgers that can be read", str(error)))
-        return None
-    if config is None:
-        return None
-    is_complete = submitted.status == "completed"
-    result = system = None
-    if is_complete or (folder / "result.json").exists():
-        result = _read(folder / "result.json", RunResult, f"{place}/result.json", findings)
-    if is_complete or (folder / "system.json").exists():
-        system = _read(folder / "system.json", System, f"{place}/system.json", findings)
-    later = [_read(path, System, f"{place}/{path.name}", findings) for path in sorted(folder.glob("system-*.json"))]
-    return RunCase(
-        submitted=submitted,
-        place=place,
-        record=RunRecord(folder, config, segments),
-        config_sha256=hashlib.sha256(read_bytes(folder / "config.json")).hexdigest(),
-        result=result,
-        system=system,
-        later_systems=[system for system in later if system is not None],
-    )
-
-
-def _read(path: Path, form: type[Form], place: str, findings: list[Finding]) -> Form | None:
-    """Read one file of a run; what is wrong with its form becomes findings."""
-    try:
-        record = decode(read_bytes(path), form)
-    except RecordError as error:
-        findings.append(Finding("form.schema", place, "a file in JSON", str(error)))
-        return None
-    if isinstance(record, list):
-        findings.extend(Finding("form.schema", place, "the form of this edition", problem) for problem in record)
-        return None
-    return record
-
-
 class Judged(NamedTuple):
     """A submission that was looked at: its verdict, or why there is none."""
 
@@ -204,15 +158,16 @@ class Judged(NamedTuple):
         return 0 if self.verdict.valid else 1
 
 
-def judge(path: Path, *, debug: bool = False) -> Judged:
+def judge(path: Path, *, debug: bool = False, jobs: int = 1) -> Judged:
     """Verify a submission and never raise, so that one hostile submission cannot stop the judging of others.
 
     Args:
         path: of the submission.
         debug: raise what nobody expected, for developers.
+        jobs: processes for its runs, at most.
     """
     try:
-        return Judged(path, verify_submission(path))
+        return Judged(path, verify_submission(path, jobs=jobs))
     except RecordError as error:
         return Judged(path, None, str(error))
     except Exception as error:  # a bug of the verifier, which is no reason to call the submission valid or invalid
@@ -229,14 +184,13 @@ def judge_all(paths: Sequence[Path], *, jobs: int, debug: bool = False) -> Itera
     Raises:
         RecordError: the system killed a process that was verifying.
     """
-    jobs = min(jobs, len(paths))
-    if jobs <= 1:
-        yield from (judge(path, debug=debug) for path in paths)
+    if min(jobs, len(paths)) <= 1:
+        yield from (judge(path, debug=debug, jobs=jobs) for path in paths)
         return
     from concurrent.futures import ProcessPoolExecutor  # slow to import, and not needed for one submission
     from concurrent.futures.process import BrokenProcessPool
 
-    with ProcessPoolExecutor(jobs) as executor:
+    with ProcessPoolExecutor(min(jobs, len(paths))) as executor:
         try:
             yield from executor.map(partial(judge, debug=debug), paths)
         except BrokenProcessPool:

@@ -2,8 +2,9 @@
 
 A check is a function ``check_*(case) -> list[Finding]``. FORM_CHECKS look at files and at the form of ledgers; only if
 the ledgers of all completed runs are whole (no finding of STRUCTURE_RULES) do CONTENT_CHECKS look at what they say,
-since a missing line would else be reported many times over. Adding a check: the function, a line here, and a broken
-submission of its own in tests/test_verify.py.
+since a missing line would else be reported many times over. Each check is given one run at a time; those of
+WHOLE_CHECKS compare runs, and are given all of them with the ledgers of rank 0 alone. Adding a check: the function, a
+line here, and a broken submission of its own in tests/test_verify.py.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ CONTENT_CHECKS: tuple[Check, ...] = (
     times.check_parts,
     times.check_wall,
     times.check_checkpoints,
+)
+WHOLE_CHECKS: frozenset[Check] = frozenset(
+    {
+        form.check_edition,
+        form.check_configs,
+        form.check_system,
+        level.check_number_of_runs,
+        level.check_seeds,
+        figures.check_summary,
+    }
 )
 STRUCTURE_RULES = frozenset(
     {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hpcai500.checks.hosts import HostPart, read_hosts
 from hpcai500.edition import Edition, Size, Workload
 from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, System
 from hpcai500.record import RankLedger, RunRecord
@@ -48,7 +49,11 @@ class RunCase:
 
 @dataclass(frozen=True)
 class Case:
-    """A submission, its runs and the rules of its workload and size."""
+    """A submission, its runs and the rules of its workload and size.
+
+    Most checks are given a case of one run at a time. Those that compare runs (hpcai500.checks.WHOLE_CHECKS) are given
+    all runs, but of each only the ledgers of rank 0, and the ``known_results`` of all.
+    """
 
     path: Path
     edition: Edition
@@ -56,6 +61,7 @@ class Case:
     workload: Workload
     size: Size
     runs: list[RunCase]
+    known_results: list[RunResult] | None = None
 
     @property
     def place(self) -> str:
@@ -70,7 +76,14 @@ class Case:
     @cached_property
     def results(self) -> list[RunResult]:
         """The figures of every run, computed from its ledgers; once, though several checks compare with them."""
+        if self.known_results is not None:
+            return self.known_results
         return [compute_result(run.record, self.size) for run in self.runs]
+
+    @cached_property
+    def hosts(self) -> list[HostPart]:
+        """What the hosts of the completed runs did and can do; once, though several checks look at it."""
+        return read_hosts(self)
 
     @property
     def completed_ledgers(self) -> Iterator[tuple[RunCase, RankLedger]]:
