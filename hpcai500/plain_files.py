@@ -29,7 +29,7 @@ def open_plain(path: Path) -> io.BufferedReader:
         raise RecordError(f"cannot read {str(path)!r} ({reason})") from None
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
-        return open(descriptor, "rb")
+        return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISREG(status.st_mode):
         raise RecordError(f"cannot read {str(path)!r} (its {status.st_size} bytes are more than {MAX_FILE_BYTES})")
