@@ -85,7 +85,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """result.json: the figures of a run, all computed from its ledgers; null where the run did not get that far.
 
     Attributes:
-        segments: 1, and one more for each time the run was resumed.
+        segments: 1, and one more for each time the run was resumed; 0 of a run that was announced and never started.
         num_ranks: as configured; a resumed run may have gone on with others, which its ledgers tell.
         epochs: epochs that all ranks completed.
         samples: training samples processed, all ranks and epochs together.
@@ -108,7 +108,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     run_id: Text
     seed: Count
     status: Status
-    segments: Positive
+    segments: Count
     num_ranks: Positive
     epochs: Count
     samples: Count
@@ -221,11 +221,15 @@ class SubmittedRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The figures of a submission: medians over its completed runs.
+    """The figures of a submission: medians over its completed runs, but for the score, which is of all started runs.
 
     Attributes:
-        vflops: the score.
+        vflops: the score: the median over all windows of consecutive runs of each window's median, with 0 for a run
+            that did not complete (hpcai500.submission.summarise).
         vflops_interval: 95 % bootstrap interval of the score (hpcai500.metrics.bootstrap_interval).
+        vflops_noise: half the width of that interval, as a part of the score; null for one run.
+        more_runs_needed: how many more runs would bring vflops_noise below the size's limit; null where it has none, or
+            the noise is not known.
         vflops_variation: sample standard deviation / mean over runs; null for one run.
         epochs_to_quality_variation: the same of the interpolated epochs to quality; null unless all runs reached it.
         why_not: why it is not rankable; empty if it is.
@@ -248,6 +252,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     vflops_2020_n10: NotNegative | None
     rankable: bool
     why_not: list[Text]
+    vflops_noise: NotNegative | None = None
+    more_runs_needed: Count | None = None
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

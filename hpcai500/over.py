@@ -11,6 +11,8 @@ from hpcai500.errors import BackendUnavailableError, HpcAi500Error
 from hpcai500.launch.launch_config import LAUNCH_NAME, read_launch_config
 from hpcai500.launch.queue import Queue
 from hpcai500.record import list_ledgers
+from hpcai500.register.ticket import TICKET_NAME
+from hpcai500.register.trusted import find_trusted_keys
 from hpcai500.submission import assemble_submission
 from hpcai500.verdict import print_verdict
 from hpcai500.verify import verify_submission
@@ -22,6 +24,22 @@ def run_folders(submission_folder: Path) -> list[Path]:
     """The folders of all runs of a submission, in order."""
     folders = [path for path in submission_folder.glob("run-*") if path.name[4:].isdigit()]
     return sorted(folders, key=lambda path: int(path.name[4:]))
+
+
+def submitted_folders(submission_folder: Path) -> list[Path]:
+    """The folders of the runs that a submission lists: those that started, or all if a ticket announced them."""
+    is_announced = (submission_folder / TICKET_NAME).exists()
+    return [folder for folder in run_folders(submission_folder) if is_announced or list_ledgers(folder)]
+
+
+def submitter_of(submission_folder: Path) -> str | None:
+    """Who submits, if that was said.
+
+    Raises:
+        RecordError: launch.json cannot be read.
+    """
+    has_launch = (submission_folder / LAUNCH_NAME).exists()
+    return read_launch_config(submission_folder).submitter if has_launch else None
 
 
 def is_over(submission_folder: Path, *, this_job: str = "", queue: Queue | None = None) -> bool:
@@ -79,11 +97,10 @@ def assemble_if_over(submission_folder: Path, *, this_job: str = "", queue: Queu
 
 def _assemble(submission_folder: Path, path: Path) -> bool:
     """Make submission.json; whether it was made here."""
-    launch = read_launch_config(submission_folder) if (submission_folder / LAUNCH_NAME).exists() else None
     draft = submission_folder / f".{SUBMISSION_NAME}.{uuid.uuid4()}"
-    folders = [folder for folder in run_folders(submission_folder) if list_ledgers(folder)]
+    folders = submitted_folders(submission_folder)
     try:
-        assemble_submission(folders, draft, submitter=launch.submitter if launch else None)
+        assemble_submission(folders, draft, submitter=submitter_of(submission_folder))
         os.link(draft, path)  # whole at once, and never over an existing one
     except FileExistsError:
         return False
@@ -94,7 +111,7 @@ def _assemble(submission_folder: Path, path: Path) -> bool:
 
 def show_verdict(path: Path) -> bool:
     """Verify a submission and print the verdict and where it lies."""
-    verdict = verify_submission(path)
+    verdict = verify_submission(path, trusted=find_trusted_keys())
     print()
     print_verdict(verdict)
     shown = os.path.relpath(path)

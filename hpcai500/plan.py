@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from hpcai500.announced import check_unused, take_ticket
 from hpcai500.edition import SettingValue, Size, Workload, load_edition
 from hpcai500.errors import BackendUnavailableError, UsageError
-from hpcai500.formats import DataSource, RunConfig
+from hpcai500.formats import DataSource, RunConfig, SignedTicket
 from hpcai500.launch.launch_config import LaunchConfig
 from hpcai500.launch.layout import check_partition, make_launch
 from hpcai500.launch.site import FoundSite, find_site
 from hpcai500.launch.walltime import HOUR_S, format_walltime
+from hpcai500.register.ticket import announced_run, describe_ticket, run_seed
 
 # What a setting needs beyond the package's own dependencies: the module, and how to get it.
 BACKENDS = {
@@ -41,6 +43,7 @@ class Plan:
         launch: where and how the ranks are started.
         runs: numbers of the runs that are to be trained; fewer than all if a submission is gone on with.
         site: the site file in use.
+        ticket: that announced the runs of a new submission.
         is_new: the folder is yet to be made.
         queue_limit_s: the time limit the partition gives to a job that asks for none; None if unknown.
     """
@@ -51,6 +54,7 @@ class Plan:
     launch: LaunchConfig
     runs: list[int]
     site: FoundSite
+    ticket: SignedTicket | None = None
     is_new: bool = True
     queue_limit_s: int | None = None
 
@@ -75,6 +79,7 @@ class Plan:
             "workload": f"{first.workload}, size {first.size}, {first.level} level, edition {first.edition}",
             "level": describe_level(load_edition().workload(first.workload), first),
             "data": f"{first.data.path} ({first.data.source}){self._describe_staging()}",
+            "ticket": describe_ticket(self.ticket.ticket) if self.ticket else "",
             "runs": f"{len(self.configs)} (seeds {seeds}){self._describe_order()}",
             "ranks": f"{self._describe_place()}, device {first.device}, "
             f"{first.settings['communicator']} communicator, {first.settings['pipeline']} pipeline",
@@ -173,8 +178,10 @@ def make_plan(args: argparse.Namespace) -> Plan:
     Raises:
         UsageError: a word or number that is not possible.
         RulesError: the level forbids a setting; the message says which level would allow it.
+        RecordError: the ticket cannot be read.
         DataError: the data file is missing, damaged or not of the size.
     """
+    args, signed = take_ticket(args)
     edition = load_edition()
     workload, level = args.workload or DEFAULT_WORKLOAD, args.level or DEFAULT_LEVEL
     rules = edition.workload(workload)
@@ -192,6 +199,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     check_batch(settings, size, launch.num_ranks)
     num_runs = args.runs if args.runs is not None else size.num_runs
     first_seed = args.seed if args.seed is not None else DEFAULT_SEED
+    ticket = signed.ticket if signed else None
     configs = [
         RunConfig(
             run_id=str(uuid.uuid4()),
@@ -200,23 +208,28 @@ def make_plan(args: argparse.Namespace) -> Plan:
             size=size.name,
             edition=edition.number,
             rules_sha256=edition.sha256,
-            seed=first_seed + index,
+            seed=run_seed(ticket.challenge, number) if ticket else first_seed + number - 1,
             num_ranks=launch.num_ranks,
             num_nodes=launch.num_nodes,
             device=device,
             data=data,
             settings=settings,
+            announced=announced_run(ticket, number) if ticket else None,
         )
-        for index in range(num_runs)
+        for number in range(1, num_runs + 1)
     ]
     name = f"{workload}-{size.name}-{level}"
+    folder = args.output.absolute() if args.output else new_folder(found, name, launch)
+    if signed is not None:
+        check_unused(signed, folder)
     return Plan(
         configs=configs,
-        folder=args.output.absolute() if args.output else new_folder(found, name, launch),
+        folder=folder,
         size=size,
         launch=launch,
         runs=list(range(1, num_runs + 1)),
         site=found,
+        ticket=signed,
         queue_limit_s=queue_limit_s,
     )
 

@@ -110,6 +110,47 @@ RULEBOOK: dict[str, Rule] = {
         "A failed run could pass as completed.",
         "assemble the submission again with `hpcai500 submit --resume FOLDER`",
     ),
+    # signature and register
+    "signature.form": Rule(
+        "submission.json.sig, if it is there, has the form of a signature.",
+        "A signature that cannot be read vouches for nothing.",
+        "sign again with `hpcai500 sign`, or submit without a signature",
+    ),
+    "signature.digest": Rule(
+        "A signature is over the submission.json that it lies beside.",
+        "The submission was altered after it was signed, or the signature was lent.",
+        "ask who signed it; whoever vouches for this submission signs it again",
+    ),
+    "signature.key": Rule(
+        "A signature was made with the key that it names.",
+        "Anybody could write a name under a submission.",
+        "sign again with `hpcai500 sign`",
+    ),
+    "register.ticket": Rule(
+        "The ticket bears its issuer's signature, and is for what was submitted and for who submits it.",
+        "A ticket of other runs announces nothing about these.",
+        "submit with the words that the ticket says; a ticket cannot be altered",
+    ),
+    "register.runs": Rule(
+        "Every run that the ticket announced is in the submission once, finished or not, and no other run is.",
+        "Bad runs could be left out, or good ones added.",
+        "assemble all runs of the ticket with `hpcai500 submit --resume FOLDER --assemble`",
+    ),
+    "register.seeds": Rule(
+        "The seed of an announced run follows from the ticket's challenge and the run's number.",
+        "A seed that was known before the ticket could have been tried out.",
+        "get a new ticket, and make its runs with `hpcai500 submit --ticket FILE`",
+    ),
+    "register.ledgers": Rule(
+        "Every ledger opens with the digest of the submission's ticket, or with none where there is no ticket.",
+        "Runs of another ticket could be lent, or those of a ticket be shown without the rest.",
+        "submit the runs of one ticket, with the ticket",
+    ),
+    "register.times": Rule(
+        "No run began before its ticket was issued or ended after the submission was made.",
+        "A run that is older than its ticket was not announced.",
+        "set the clocks of all nodes by NTP, and announce runs before they are made",
+    ),
     # level
     "level.closed_setting": Rule(
         "Settings of layers that the level closes keep the reference's values.",
@@ -131,6 +172,16 @@ RULEBOOK: dict[str, Rule] = {
         "Every run has a seed, an id, a folder and losses of its own.",
         "One good run could be shown several times.",
         "submit different runs",
+    ),
+    "runs.order": Rule(
+        "Runs are listed in the order in which they were announced or started.",
+        "The score is a median over windows of consecutive runs, and an order could be chosen that suits it.",
+        "assemble the submission anew with `hpcai500 submit --resume FOLDER`",
+    ),
+    "runs.listed": Rule(
+        "Every run of the same kind that lies beside the others and started before the submission was made is in it.",
+        "Runs that went badly could be left out.",
+        "assemble all runs with `hpcai500 submit --resume FOLDER`; keep other runs in folders of their own",
     ),
     "runs.learning_rates": Rule(
         "The learning rate of every window is the one that the declared policy gives for its step, on all ranks.",
@@ -183,6 +234,58 @@ RULEBOOK: dict[str, Rule] = {
         "Every figure of the summary follows from the ledgers.",
         "A figure that nothing supports could be claimed.",
         "assemble the submission anew with `hpcai500 submit --resume FOLDER`",
+    ),
+    # learning
+    "learning.epochs": Rule(
+        "The runs do not reach the qualities of the reference convergence points in implausibly few epochs.",
+        "A quality curve can be invented; one that beats all honest training by far was.",
+        "see rules/convergence.toml for the points; if a new method is so fast, publish it and ask for points of its own",
+    ),
+    "learning.epochs_unusual": Rule(
+        "The runs do not reach the qualities of the reference convergence points in unusually few epochs.",
+        "One in a hundred honest submissions is so fast by chance.",
+        "nothing needs to be done; more runs would show whether it was chance",
+        "warning",
+    ),
+    "learning.quality": Rule(
+        "No evaluation has a quality that nobody has ever come to with such training.",
+        "A quality can be invented, or the validation set be trained on.",
+        "see rules/convergence.toml for the bound; if a new method is so good, publish it and ask for a bound of its own",
+    ),
+    "learning.loss": Rule(
+        "No loss is below the least that its labels, or its errors, make possible.",
+        "Losses that were invented, or computed on other samples than the quality, betray themselves.",
+        _AGAIN,
+    ),
+    "learning.start": Rule(
+        "The first steps of a run have about the loss of a guess.",
+        "Training that goes on from weights learnt before starts lower, and reaches any quality sooner.",
+        "train from random weights",
+    ),
+    "learning.trend": Rule(
+        "Where quality has risen, loss has fallen.",
+        "Losses and qualities that do not go together do not come from one model.",
+        _AGAIN,
+    ),
+    "learning.noise": Rule(
+        "Losses have the noise of randomly chosen samples.",
+        "A curve without noise was drawn and not measured.",
+        _AGAIN,
+    ),
+    "learning.ranks": Rule(
+        "All ranks have about the same loss in every epoch.",
+        "A rank whose loss is another's trains another model, or none.",
+        "look for a rank with broken hardware or without its gradients, and " + _AGAIN,
+    ),
+    "learning.copies": Rule(
+        "No run's curve is that of another with some values changed, scaled or shifted.",
+        "One good run could be shown several times.",
+        "submit different runs",
+    ),
+    "learning.related": Rule(
+        "Runs that end with similar quality end with similar loss.",
+        "Runs of one submission train the same model on the same data.",
+        _AGAIN,
     ),
     # times
     "times.order": Rule(

@@ -31,6 +31,7 @@ from hpcai500.formats import (
     FileDigest,
     RunConfig,
     RunResult,
+    SignedTicket,
     Submission,
     SubmittedRun,
     Summary,
@@ -42,7 +43,8 @@ from hpcai500.formats import (
     write_json,
 )
 from hpcai500.plain_files import open_plain
-from hpcai500.record import RankLedger, RunRecord, Segment, read_run
+from hpcai500.record import RankLedger, RunRecord, Segment, list_ledgers, read_run
+from hpcai500.register.ticket import TICKET_NAME
 
 __all__ = [
     "DataSource",
@@ -77,11 +79,12 @@ def result_from_ledgers(run_folder: Path, edition: Edition) -> RunResult:
 
 
 def compute_result(run: RunRecord, size: Size) -> RunResult:
-    """The figures of a run; those it did not get far enough for are None."""
+    """The figures of a run; those it did not get far enough for are None, all of them if it never started."""
     ledgers = run.ledgers
+    last = run.segments[-1] if run.segments else Segment(0, [])
     parts = [part for ledger in ledgers for part in ledger.values(EpochPart)]
     samples = sum(part.samples for part in parts)
-    wall_s = _wall_s(run)
+    wall_s = _wall_s(run, last)
     built = next((built for ledger in ledgers if (built := ledger.value(ModelBuilt))), None)
     flop_training = built.flop_training_per_sample if built else None
     evaluations = [entry for root in run.roots for entry in root.entries_of(Evaluation)]
@@ -100,7 +103,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         status=run.status,
         segments=len(run.segments),
         num_ranks=run.config.num_ranks,
-        epochs=_completed_epochs(run.segments[-1]),
+        epochs=_completed_epochs(last),
         samples=samples,
         skipped=sum(part.skipped for part in parts),
         wall_s=wall_s,
@@ -154,10 +157,10 @@ def _completed_epochs(last: Segment) -> int:
     return min(completed, default=0)
 
 
-def _wall_s(run: RunRecord) -> float | None:
+def _wall_s(run: RunRecord, last: Segment) -> float | None:
     """The ranked clock: earliest start to latest stop; None unless every rank of the last segment stopped after it."""
     start_ns = _earliest_start_ns(run.ledgers)
-    stops = [ledger.time_ns(ClockStop) for ledger in run.segments[-1].ledgers]
+    stops = [ledger.time_ns(ClockStop) for ledger in last.ledgers]
     if start_ns is None or any(stop is None for stop in stops):
         return None
     wall_ns = max(stop for stop in stops if stop is not None) - start_ns
@@ -220,7 +223,12 @@ def _last_loss(run: RunRecord) -> float | None:
 
 
 def summarise(results: Sequence[RunResult], size: Size) -> Summary:
-    """The figures of a submission: medians over its completed runs.
+    """The figures of a submission from all of its runs, in the order in which they were started.
+
+    The score takes in the runs that did not complete: nobody could otherwise be kept from making many and losing the
+    slow ones. It is the median over all windows of as many consecutive runs as the size demands, of each window's
+    median, with 0 for a run that did not complete. All other figures are medians over the completed runs: of what did
+    not end there is no rate, and none is ranked.
 
     Raises:
         RecordError: no run completed.
@@ -229,12 +237,20 @@ def summarise(results: Sequence[RunResult], size: Size) -> Summary:
     scores = [result.vflops for result in completed if result.vflops is not None]
     if not completed or len(scores) < len(completed):
         raise RecordError("no figures can be given: no run completed with an evaluation; a submission needs one")
-    why_not = [] if size.rankable else [f"size {size.name} is never ranked; only official size is"]
+    of_all = [(result.vflops or 0.0) if result.status == "completed" else 0.0 for result in results]
+    vflops = metrics.window_median(of_all, size.num_runs)
+    low, high = metrics.bootstrap_interval(of_all, window=size.num_runs)
+    noise = (high - low) / 2 / vflops if len(results) > 1 and vflops > 0 else None
+    limit = size.noise_limit
+    more = None if noise is None or limit is None else metrics.more_runs_needed(noise, limit, len(results))
+    why_not = reasons_not_to_rank(size, noise, more)
     return Summary(
         num_runs=len(results),
         num_completed=len(completed),
-        vflops=metrics.median(scores),
-        vflops_interval=metrics.bootstrap_interval(scores),
+        vflops=vflops,
+        vflops_interval=(low, high),
+        vflops_noise=noise,
+        more_runs_needed=more,
         vflops_variation=metrics.variation(scores),
         flops=_median_of(completed, "flops") or 0.0,
         achieved_quality=_median_of(completed, "achieved_quality") or 0.0,
@@ -246,9 +262,30 @@ def summarise(results: Sequence[RunResult], size: Size) -> Summary:
         flops_2020=_median_of(completed, "flops_2020"),
         vflops_2020=_median_of(completed, "vflops_2020"),
         vflops_2020_n10=_median_of(completed, "vflops_2020_n10"),
-        rankable=size.rankable,
+        rankable=not why_not,
         why_not=why_not,
     )
+
+
+def reasons_not_to_rank(size: Size, noise: float | None = None, more_runs: int | None = None) -> list[str]:
+    """Why the figures of a submission are not ranked; what its files and machines add is the verifier's to say.
+
+    Args:
+        size: of the submission.
+        noise: half-width of the score's interval, as a part of the score; None for one run, whose noise is not known.
+        more_runs: how many more would bring it below the size's limit.
+    """
+    if not size.rankable:
+        return [f"size {size.name} is never ranked; only official size is"]
+    if size.noise_limit is None:
+        return []
+    limit = f"at most {100 * size.noise_limit:g} % is ranked"
+    if noise is None:
+        return [f"how noisy the score is cannot be told from one run or from runs without a score; {limit}"]
+    if noise > size.noise_limit:
+        number = f"{more_runs} more run{'' if more_runs == 1 else 's'}"
+        return [f"too noisy: the score's 95 % interval is +-{100 * noise:.1f} % of it, and {limit}; {number} would do"]
+    return []
 
 
 def _median_of(results: Sequence[RunResult], field: str) -> float | None:
@@ -265,7 +302,9 @@ def _variation_of_epochs(results: Sequence[RunResult]) -> float | None:
 def assemble_submission(
     run_folders: Sequence[Path], output: Path, edition: Edition | None = None, *, submitter: str | None = None
 ) -> Submission:
-    """Write submission.json over all started runs, failed ones too.
+    """Write submission.json over all started runs, failed ones too, with the ticket.json beside it if there is one.
+
+    A run that the ticket announced is listed also if it never started.
 
     Args:
         run_folders: the folders of the runs, beneath the folder of ``output``.
@@ -275,14 +314,15 @@ def assemble_submission(
 
     Raises:
         UsageError: no run, or a folder that is not beneath the output's.
-        RecordError: a run folder cannot be read, no run completed, or the output exists.
+        RecordError: a run folder or the ticket cannot be read, no run completed, or the output exists.
     """
     if not run_folders:
         raise UsageError("a submission needs at least one run folder, and none was given")
-    runs = [read_run(folder, read_config(folder)[0]) for folder in run_folders]
+    runs = sorted(map(_read_submitted, run_folders), key=place_in_order)
     first = next((run for run in runs if run.status == "completed"), runs[0])
     config = first.config
     size = (edition or load_edition()).workload(config.workload).size(config.size)
+    ticket = output.with_name(TICKET_NAME)
     submission = Submission(
         edition=config.edition,
         rules_sha256=config.rules_sha256,
@@ -296,9 +336,24 @@ def assemble_submission(
         system=read_record(first.folder / "system.json", System),
         runs=[_submitted_run(run, output.parent) for run in runs],
         summary=summarise([compute_result(run, size) for run in runs], size),
+        ticket=read_record(ticket, SignedTicket) if ticket.exists() else None,
     )
     write_json(output, submission)
     return submission
+
+
+def _read_submitted(folder: Path) -> RunRecord:
+    config, _ = read_config(folder)
+    never_started = config.announced is not None and not list_ledgers(folder)
+    return RunRecord(folder, config) if never_started else read_run(folder, config)
+
+
+def place_in_order(run: RunRecord) -> tuple[int, bool, int]:
+    """Sorts runs as they were announced, or else as rank 0 wrote its first line; those where it wrote none come last."""
+    if run.config.announced is not None:
+        return run.config.announced.number, False, 0
+    start_ns = next((root.entries[0].time_ns for root in run.roots if root.entries), None)
+    return 0, start_ns is None, start_ns or 0
 
 
 def _submitted_run(run: RunRecord, base: Path) -> SubmittedRun:

@@ -17,8 +17,9 @@ from hpcai500.errors import HpcAi500Error, RunError, UsageError
 from hpcai500.last_words import saved_position
 from hpcai500.launch.launch_config import read_launch_config, write_launch_config
 from hpcai500.launches import Outcome, note_end, note_launch, note_start, note_submission
-from hpcai500.over import SUBMISSION_NAME, show_verdict
+from hpcai500.over import SUBMISSION_NAME, show_verdict, submitted_folders, submitter_of
 from hpcai500.plan import DEFAULT_LEVEL, DEFAULT_SEED, DEFAULT_SIZE, DEFAULT_WORKLOAD, Plan, make_plan
+from hpcai500.register.ticket import TICKET_NAME
 from hpcai500.submission import assemble_submission, write_json
 
 EPILOG = """examples:
@@ -26,6 +27,7 @@ EPILOG = """examples:
   hpcai500 submit --data imagenet.h5 --ranks 8 --set batch_size_per_rank=128 --dry-run
   hpcai500 submit --nodes 64 --gpus-per-node 4 --time 12:00:00 --wait    on a cluster with Slurm and a site.toml
   hpcai500 submit --resume runs/resnet50-official-free-20261124-101500   go on with what was stopped
+  hpcai500 submit --ticket ticket.json --data imagenet.h5 --nodes 64     runs that `hpcai500 register` announced
 
 Every setting, its default and the levels that may change it stand in rules/workloads/resnet50.toml."""
 
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help=f"seed of the first run; the next count up (default: {DEFAULT_SEED})")
     parser.add_argument("--output", type=Path, help="new folder of the submission (default: runs/NAME-DATE)")
     parser.add_argument("--submitter", help="who submits, as the ranking shall show it")
+    parser.add_argument("--ticket", type=Path, metavar="FILE", help="make the runs that `hpcai500 register` announced")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -49,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a setting of the workload, as far as the level allows; may be repeated",
     )
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a submission that was stopped")
+    parser.add_argument(
+        "--assemble", action="store_true", help="with --resume: train no more, and submit the runs as they stand"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and the script for sbatch; then stop")
     _add_place_arguments(parser.add_argument_group("where it runs"))
     _add_cluster_arguments(parser.add_argument_group("on a cluster (what is not given comes from site.toml)"))
@@ -98,6 +104,8 @@ def _add_cluster_arguments(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, start, and where this process sees the end: assemble and verify. Returns 0 if all is well."""
+    if args.assemble:
+        return assemble_as_it_stands(args)
     plan = _plan(args)
     print(plan.describe(), flush=True)
     if args.dry_run:
@@ -127,6 +135,23 @@ def _plan(args: argparse.Namespace) -> Plan:
     return plan
 
 
+def assemble_as_it_stands(args: argparse.Namespace) -> int:
+    """Assemble and verify a submission some of whose runs will never be complete.
+
+    Raises:
+        UsageError: no submission is named, or it is over or still worked on.
+        RecordError: no run is complete, or a folder cannot be read.
+    """
+    from hpcai500.unfinished import end_unfinished
+
+    if args.resume is None:
+        raise UsageError("--assemble needs the submission that it ends; name its folder with --resume FOLDER")
+    folder = args.resume.absolute()
+    end_unfinished(folder)
+    assemble_submission(submitted_folders(folder), folder / SUBMISSION_NAME, submitter=submitter_of(folder))
+    return 0 if show_verdict(folder / SUBMISSION_NAME) else 1
+
+
 def run_folder(plan: Plan, number: int) -> Path:
     return plan.folder / f"run-{number}"
 
@@ -152,6 +177,8 @@ def make_folders(plan: Plan) -> None:
     try:
         made.mkdir(parents=True)
         write_launch_config(made, plan.launch)
+        if plan.ticket is not None:
+            write_json(made / TICKET_NAME, plan.ticket)
         for number, config in enumerate(plan.configs, start=1):
             (made / f"run-{number}" / "ledger").mkdir(parents=True)
             write_json(made / f"run-{number}" / "config.json", config)

@@ -15,6 +15,7 @@ from hpcai500.launch.layout import make_launch
 from hpcai500.launch.site import FoundSite, Site, find_site
 from hpcai500.launch.walltime import format_walltime
 from hpcai500.launches import queued_jobs, read_launches
+from hpcai500.lease import RunLease
 from hpcai500.plan import Plan, check_queue
 from hpcai500.record import list_ledgers
 
@@ -30,6 +31,7 @@ FIXED_WORDS = {
     "device": "--device",
     "output": "--output",
     "submitter": "--submitter",
+    "ticket": "--ticket",
     "overrides": "--set",
 }
 
@@ -53,6 +55,19 @@ def plan_rest(args: argparse.Namespace) -> Plan:
     queue_limit_s = check_queue(launch)
     check_ranks(folder, configs, left, launch)
     return _plan(folder, configs, left, launch, found, queue_limit_s=queue_limit_s)
+
+
+def end_unfinished(folder: Path) -> None:
+    """Make sure that nobody works on the runs of a submission which are not complete.
+
+    Raises:
+        UsageError: somebody does, or the submission is over.
+        RecordError: the folder is no submission, or cannot be written.
+    """
+    _, left = read_runs(folder)
+    check_idle(folder, left)
+    for number in left:
+        RunLease(folder / f"run-{number}", job=os.environ.get("SLURM_JOB_ID", "")).close()
 
 
 def plan_restart(folder: Path) -> Plan:

@@ -16,6 +16,7 @@ import msgspec
 
 from hpcai500.finding import Finding
 from hpcai500.formats import RunResult, Summary
+from hpcai500.register.trusted import UNREGISTERED
 from hpcai500.rulebook import RULEBOOK, Severity
 
 MAX_SHOWN = 50
@@ -34,6 +35,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         results: the figures of each run, as recomputed; empty where they cannot be.
         summary: those of the submission, likewise; None where they cannot be.
         workload: with level, size and edition, what was submitted; None where that cannot be read.
+        checks: names of the checks that were applied; those of what ledgers say are not where ledgers are damaged.
+        registration: who says that the runs were announced before they were made (hpcai500/register/trusted.py).
+        signed_by: who vouches for the submission; None if nobody does, or not truly so.
     """
 
     valid: bool
@@ -47,6 +51,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     level: str | None = None
     size: str | None = None
     edition: str | None = None
+    checks: list[str] = []
+    registration: str = UNREGISTERED
+    signed_by: str | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -132,6 +139,10 @@ def print_verdict(verdict: Verdict) -> None:
     if verdict.summary is not None:
         _print_summary(verdict.summary)
         _print_results(verdict.results)
+    if verdict.workload:
+        _print(f"runs: {verdict.registration}")
+    if verdict.signed_by is not None:
+        _print(f"signed by {verdict.signed_by}")
     for reason in verdict.why_not:
         _print(f"not rankable: {reason}")
     for note in verdict.notes:
@@ -199,15 +210,16 @@ def _print_summary(summary: Summary) -> None:
 
 def _print_results(results: list[RunResult]) -> None:
     """One row a run: all parts of its VFLOPS and both clocks."""
-    print("   seed          FLOPS   achieved   target   n         VFLOPS   ranked clock   training   target reached")
+    width = max(5, *(len(str(result.seed)) for result in results), 0)  # announced seeds are long
+    print(f"  {'seed':>{width}}          FLOPS   achieved   target   n         VFLOPS   ranked clock   training   target reached")
     for result in results:
         if result.flops is None or result.vflops is None or result.wall_s is None or result.train_s is None:
-            print(f"  {result.seed:>5}   {result.status}")
+            print(f"  {result.seed:>{width}}   {result.status}")
             continue
         quality = f"{result.achieved_quality:>8.4f}   {result.target_quality:>6.4g}   {result.vflops_exponent:g}"
         reached = "no" if result.time_to_quality_s is None else f"after {result.time_to_quality_s:.1f} s"
         print(
-            f"  {result.seed:>5}   {format_flops(result.flops):>12}   {quality}   {format_flops(result.vflops):>12}"
+            f"  {result.seed:>{width}}   {format_flops(result.flops):>12}   {quality}   {format_flops(result.vflops):>12}"
             f"   {result.wall_s:>10.2f} s {result.train_s:>8.2f} s   {reached}"
         )
 

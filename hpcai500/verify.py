@@ -38,15 +38,19 @@ from typing import NamedTuple
 
 import msgspec
 
+from hpcai500.applied_rules import check_name
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES, WHOLE_CHECKS
 from hpcai500.checks.case import Case, RunCase
+from hpcai500.checks.learning import convergence_notes
 from hpcai500.command import run_command
 from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError, UnknownNameError
 from hpcai500.finding import Finding
 from hpcai500.formats import RunResult, Submission, Summary, decode, read_bytes
 from hpcai500.judged_run import RunChecks, judge_runs
-from hpcai500.submission import summarise
+from hpcai500.register.trusted import TrustedKeys, default_trusted_path, describe_registration, find_trusted_keys
+from hpcai500.signature import describe_signature
+from hpcai500.submission import reasons_not_to_rank, summarise
 from hpcai500.verdict import Unreadable, Verdict, encodable, errors_of, invalid, print_verdict, printable, verdict_form
 
 SUBMISSION_NAME = "submission.json"
@@ -58,18 +62,21 @@ EPILOG = """examples:
 exit code: 0 valid, 1 invalid, 2 cannot be read; of several submissions the highest"""
 
 
-def verify_submission(path: Path, edition: Edition | None = None, *, jobs: int = 1) -> Verdict:
+def verify_submission(
+    path: Path, edition: Edition | None = None, *, jobs: int = 1, trusted: TrustedKeys | None = None
+) -> Verdict:
     """Check a submission against the rules.
 
     Args:
         path: of submission.json.
         edition: the rules; those of this package by default.
         jobs: processes for the runs of a large submission, at most.
+        trusted: keys that the reader knows; none by default.
 
     Raises:
         RecordError: the file cannot be read or is not JSON.
     """
-    edition = edition or load_edition()
+    edition, trusted = edition or load_edition(), trusted or TrustedKeys()
     content = read_bytes(path)
     try:
         submission = decode(content, Submission)
@@ -97,13 +104,16 @@ def verify_submission(path: Path, edition: Edition | None = None, *, jobs: int =
         rankable=not _why_not(case, findings),
         why_not=_why_not(case, findings),
         findings=list(dict.fromkeys(findings)),  # several runs may break the same rule of the submission
-        notes=[note for run in runs for note in _notes(run)],
+        notes=[*(note for run in runs for note in _notes(run)), *(convergence_notes(case) if runs else ())],
         results=results,
         summary=_summary(results, size),
         workload=submission.workload,
         level=submission.level,
         size=submission.size,
         edition=submission.edition,
+        registration=describe_registration(submission.ticket, trusted),
+        signed_by=describe_signature(path, trusted),
+        checks=[check_name(check) for check in checks],
     )
 
 
@@ -115,7 +125,8 @@ def _run_checks() -> RunChecks:
 
 
 def _why_not(case: Case, findings: list[Finding]) -> list[str]:
-    reasons = [] if case.size.rankable else [f"size {case.size.name} is never ranked; only official size is"]
+    summary = _summary(case.known_results or [], case.size)
+    reasons = reasons_not_to_rank(case.size) if summary is None else list(summary.why_not)
     for run in case.completed:
         others = {segment.num_ranks for segment in run.record.segments} - {run.config.num_ranks, 0}
         if others:
@@ -158,16 +169,17 @@ class Judged(NamedTuple):
         return 0 if self.verdict.valid else 1
 
 
-def judge(path: Path, *, debug: bool = False, jobs: int = 1) -> Judged:
+def judge(path: Path, *, debug: bool = False, jobs: int = 1, trusted: TrustedKeys | None = None) -> Judged:
     """Verify a submission and never raise, so that one hostile submission cannot stop the judging of others.
 
     Args:
         path: of the submission.
         debug: raise what nobody expected, for developers.
         jobs: processes for its runs, at most.
+        trusted: keys that the reader knows.
     """
     try:
-        return Judged(path, verify_submission(path, jobs=jobs))
+        return Judged(path, verify_submission(path, jobs=jobs, trusted=trusted))
     except RecordError as error:
         return Judged(path, None, str(error))
     except Exception as error:  # a bug of the verifier, which is no reason to call the submission valid or invalid
@@ -178,21 +190,23 @@ def judge(path: Path, *, debug: bool = False, jobs: int = 1) -> Judged:
         return Judged(path, None, f"{str(path)!r} cannot be judged, please report it with what --debug prints ({what})")
 
 
-def judge_all(paths: Sequence[Path], *, jobs: int, debug: bool = False) -> Iterator[Judged]:
+def judge_all(
+    paths: Sequence[Path], *, jobs: int, debug: bool = False, trusted: TrustedKeys | None = None
+) -> Iterator[Judged]:
     """Verify submissions in their order, several at a time.
 
     Raises:
         RecordError: the system killed a process that was verifying.
     """
     if min(jobs, len(paths)) <= 1:
-        yield from (judge(path, debug=debug, jobs=jobs) for path in paths)
+        yield from (judge(path, debug=debug, jobs=jobs, trusted=trusted) for path in paths)
         return
     from concurrent.futures import ProcessPoolExecutor  # slow to import, and not needed for one submission
     from concurrent.futures.process import BrokenProcessPool
 
     with ProcessPoolExecutor(min(jobs, len(paths))) as executor:
         try:
-            yield from executor.map(partial(judge, debug=debug), paths)
+            yield from executor.map(partial(judge, debug=debug, trusted=trusted), paths)
         except BrokenProcessPool:
             raise RecordError(
                 "a process that was verifying has been killed, perhaps for want of memory; use --jobs 1"
@@ -224,6 +238,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON; of several, one a line")
     parser.add_argument("--quiet", action="store_true", help="print nothing; the exit code tells")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes for several submissions")
+    parser.add_argument("--sarif", type=Path, metavar="FILE", help="write the findings as SARIF 2.1.0")
+    parser.add_argument(
+        "--junit", type=Path, metavar="FILE", help="write a JUnit report with a test case for each rule"
+    )
+    parser.add_argument(
+        "--trusted-keys",
+        type=Path,
+        metavar="FILE",
+        help=f"keys of registers and signers and whose they are (default: {default_trusted_path()}, if it is there)",
+    )
     parser.add_argument("--debug", action="store_true", help="show where the verifier itself fails")
 
 
@@ -232,22 +256,54 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         RecordError: the only submission cannot be read.
+        UsageError: the trusted keys cannot be read.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a stranger's name in a terminal of another alphabet
     paths = find_submissions(args.submissions)
     codes: Counter[int] = Counter()
-    for judged in judge_all(paths, jobs=args.jobs, debug=args.debug):
+    kept: list[Judged] = []
+    trusted = find_trusted_keys(args.trusted_keys)
+    for judged in judge_all(paths, jobs=args.jobs, debug=args.debug, trusted=trusted):
         codes[judged.exit_code] += 1
         if args.json:
             print(_as_json(judged, is_only=len(paths) == 1))
-        elif len(paths) == 1 and judged.verdict is None:
-            raise RecordError(judged.error)
-        elif not args.quiet:
+        elif not args.quiet and (judged.verdict is not None or len(paths) > 1):
             _print_judged(judged, is_only=len(paths) == 1)
+        if args.sarif or args.junit:
+            kept.append(judged)
+    _write_reports(kept, args.sarif, args.junit)
+    if len(paths) == 1 and judged.verdict is None and not args.json:
+        raise RecordError(judged.error)
     if len(paths) > 1 and not args.json and not args.quiet:
         print(f"{len(paths):,} submissions: {codes[0]:,} valid, {codes[1]:,} invalid, {codes[2]:,} cannot be read")
     return max(codes)
+
+
+def _write_reports(judged: list[Judged], sarif: Path | None, junit: Path | None) -> None:
+    """Write what CI systems read, over what an earlier call has written."""
+    verdicts = [(one.path, one.verdict) for one in judged if one.verdict is not None]
+    unreadable = [(one.path, one.error) for one in judged if one.verdict is None]
+    if sarif is not None:
+        from hpcai500.sarif import sarif_log
+
+        write_text(sarif, msgspec.json.format(msgspec.json.encode(sarif_log(verdicts, unreadable)), indent=2).decode())
+    if junit is not None:
+        from hpcai500.junit import junit_report
+
+        write_text(junit, junit_report(verdicts, unreadable))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a report.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"cannot write {str(path)!r} ({error.strerror}); name another file") from None
 
 
 def _as_json(judged: Judged, *, is_only: bool) -> str:

@@ -11,7 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpcai500.checks import chain, counts, figures, form, level, times
+from hpcai500.checks import (
+    chain,
+    counts,
+    figures,
+    form,
+    learning,
+    level,
+    register,
+    seeds,
+    signature,
+    statistics,
+    times,
+)
 from hpcai500.checks.case import Case
 from hpcai500.finding import Finding
 
@@ -29,6 +41,10 @@ FORM_CHECKS: tuple[Check, ...] = (
     chain.check_order,
     chain.check_status,
     level.check_settings,
+    signature.check_signature,
+    register.check_ticket,
+    register.check_announced_runs,
+    register.check_announced_seeds,
 )
 CONTENT_CHECKS: tuple[Check, ...] = (
     level.check_number_of_runs,
@@ -49,6 +65,19 @@ CONTENT_CHECKS: tuple[Check, ...] = (
     times.check_parts,
     times.check_wall,
     times.check_checkpoints,
+    learning.check_epochs_to_quality,
+    learning.check_highest_quality,
+    learning.check_loss_bounds,
+    learning.check_start,
+    learning.check_trend,
+    learning.check_noise,
+    learning.check_ranks_alike,
+    seeds.check_copies,
+    seeds.check_related,
+    statistics.check_order_of_runs,
+    statistics.check_runs_are_listed,
+    register.check_ticket_in_ledgers,
+    register.check_ticket_times,
 )
 WHOLE_CHECKS: frozenset[Check] = frozenset(
     {
@@ -58,6 +87,14 @@ WHOLE_CHECKS: frozenset[Check] = frozenset(
         level.check_number_of_runs,
         level.check_seeds,
         figures.check_summary,
+        learning.check_epochs_to_quality,
+        seeds.check_copies,
+        seeds.check_related,
+        statistics.check_order_of_runs,
+        statistics.check_runs_are_listed,
+        signature.check_signature,
+        register.check_ticket,
+        register.check_announced_runs,
     }
 )
 STRUCTURE_RULES = frozenset(
