@@ -210,16 +210,18 @@ def _print_summary(summary: Summary) -> None:
 
 def _print_results(results: list[RunResult]) -> None:
     """One row a run: all parts of its VFLOPS and both clocks."""
-    width = max(5, *(len(str(result.seed)) for result in results), 0)  # announced seeds are long
-    print(f"  {'seed':>{width}}          FLOPS   achieved   target   n         VFLOPS   ranked clock   training   target reached")
+    width = max([5, *(len(str(result.seed)) for result in results)])  # announced seeds are long
+    columns = "         FLOPS   achieved   target   n         VFLOPS   ranked clock   training   target reached"
+    print(f"  {'seed':>{width}} {columns}")
     for result in results:
+        seed = f"{result.seed:>{width}}"
         if result.flops is None or result.vflops is None or result.wall_s is None or result.train_s is None:
-            print(f"  {result.seed:>{width}}   {result.status}")
+            print(f"  {seed}   {result.status}")
             continue
         quality = f"{result.achieved_quality:>8.4f}   {result.target_quality:>6.4g}   {result.vflops_exponent:g}"
         reached = "no" if result.time_to_quality_s is None else f"after {result.time_to_quality_s:.1f} s"
         print(
-            f"  {result.seed:>{width}}   {format_flops(result.flops):>12}   {quality}   {format_flops(result.vflops):>12}"
+            f"  {seed}   {format_flops(result.flops):>12}   {quality}   {format_flops(result.vflops):>12}"
             f"   {result.wall_s:>10.2f} s {result.train_s:>8.2f} s   {reached}"
         )
 
