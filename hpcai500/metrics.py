@@ -78,23 +78,101 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 500
-) -> tuple[float, float]:
-    """Percentile bootstrap confidence interval of the median (Efron and Tibshirani 1993, section 13.3).
+def window_median(values: Sequence[float], window: int) -> float:
+    """Median over all windows of ``window`` consecutive values of each window's median.
 
-    Deterministic: the same values in any order give the same interval on every machine. With few values it says little,
-    and with one it is that value twice.
+    MLPerf lets a submitter make more runs than needed and choose one window of them (training_rules, "Scoring"); here
+    nobody chooses, as all windows count. With no more values than a window has it is the plain median.
+    """
+    assert values
+    assert window >= 1
+    last = max(0, len(values) - window)
+    return median([median(values[first : first + window]) for first in range(last + 1)])
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    *,
+    window: int | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 500,
+) -> tuple[float, float]:
+    """Percentile bootstrap confidence interval (Efron and Tibshirani 1993, section 13.3) of the median.
+
+    With ``window`` it is that of ``window_median`` over runs whose order is chance, as it is among resampled ones.
+    Deterministic: the same values in any order give the same interval on every machine. With few values it says little
+    (with up to five it is their range), and with one it is that value twice.
     """
     assert values
     ordered = sorted(values)
     source = random.Random(seed)
     num_values = len(ordered)
+    width = window or num_values
     medians = sorted(
-        median([ordered[int(source.random() * num_values)] for _ in range(num_values)]) for _ in range(num_resamples)
+        window_median([ordered[int(source.random() * num_values)] for _ in range(num_values)], width)
+        for _ in range(num_resamples)
     )
     tail = (1 - confidence) / 2
     return _quantile(medians, tail), _quantile(medians, 1 - tail)
+
+
+def more_runs_needed(noise: float, limit: float, num_runs: int) -> int:
+    """How many more runs would bring an interval's half-width, as a part of the score, from ``noise`` to ``limit``.
+
+    An interval narrows with the square root of the number of runs. 0 if it is narrow enough; at most 10^6.
+    """
+    if noise <= limit:
+        return 0
+    needed = num_runs * min((noise / limit) ** 2, 1e6)
+    return min(max(1, math.ceil(needed) - num_runs), 10**6)
+
+
+def student_tail(distance: float, degrees: int) -> float:
+    """Probability that Student's t of so many degrees of freedom exceeds ``distance``.
+
+    The finite series for whole degrees, exact but for rounding: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
+    """
+    assert degrees >= 1
+    if distance < 0:
+        return 1 - student_tail(-distance, degrees)
+    angle = math.atan(distance / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2
+    term = total = (cosine if is_odd else 1.0) if degrees > 1 else 0.0
+    for power in range(3 if is_odd else 2, degrees - 1, 2):
+        term *= cosine * cosine * (power - 1) / power
+        total += term
+    within = 2 / math.pi * (angle + sine * total) if is_odd else sine * total
+    return max(0.0, (1 - within) / 2)
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, equal values at their mean rank; None where either does not vary.
+
+    Ranks rather than values, so that a few outliers, such as the steps of a learning rate, decide nothing.
+    """
+    assert len(one) == len(other)
+    ranks, others = _ranks(one), _ranks(other)
+    middle = (len(ranks) + 1) / 2
+    together = sum((a - middle) * (b - middle) for a, b in zip(ranks, others, strict=True))
+    spreads = sum((a - middle) ** 2 for a in ranks) * sum((b - middle) ** 2 for b in others)
+    return together / math.sqrt(spreads) if spreads else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """The rank of each value, from 1; equal ones share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    first = 0
+    while first < len(order):
+        after = first + 1
+        while after < len(order) and values[order[after]] == values[order[first]]:
+            after += 1
+        for place in range(first, after):
+            ranks[order[place]] = (first + after + 1) / 2
+        first = after
+    return ranks
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float:
