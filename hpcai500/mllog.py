@@ -27,6 +27,7 @@ from hpcai500.record import RankLedger, RunRecord, read_run
 
 RULESET = "4.0.0"
 BENCHMARKS = {"resnet50": "resnet"}
+EXPORTER = "hpcai500/export.py"  # the place of what the user of the command says
 NS_PER_MS = 10**6
 INIT_LIMIT_MS = {"closed": 30 * 60 * 1000, "open": 240 * 60 * 1000}
 POINT, START, END = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
@@ -183,10 +184,16 @@ class _Log:
         self._place = place
         self._run = run
         self._config = run.config
-        self._config_lines = read_bytes(run.folder / "config.json").decode().splitlines()
 
     def lines(self, submission: Submission, edition: Edition, *, division: Division, status: str) -> list[LogLine]:
-        """All lines, by time."""
+        """All lines, by time.
+
+        Raises:
+            RecordError: the run completed without a clock or an evaluation.
+        """
+        for kind in (DataOpen, ClockStart, ClockStop, Evaluation):
+            if not self._entries(kind):
+                raise RecordError(f"run {self._place!r} has no {kind.EVENT} in its ledgers, so it has no log")
         opened = min(self._entries(RunOpen), key=lambda pair: pair[1].time_ns)
         start = min(self._entries(ClockStart), key=lambda pair: pair[1].time_ns)
         stop = max(self._entries(ClockStop), key=lambda pair: pair[1].time_ns)
@@ -194,15 +201,7 @@ class _Log:
         last = self._entries(Evaluation)[-1][1].value
         assert isinstance(last, Evaluation)
         status_of_run = "success" if last.quality >= size.target_quality else "aborted"
-        head = {
-            "submission_benchmark": BENCHMARKS[submission.workload],
-            "submission_org": submission.submitter or "not stated",
-            "submission_division": division,
-            "submission_status": status,
-            "submission_platform": _platform(read_record(self._run.folder / "system.json", System)),
-            "cache_clear": False,
-        }
-        lines = [self._line(*opened, POINT, key, value) for key, value in head.items()]
+        lines = list(self._head(opened[1].time_ns, submission, division, status))
         lines.append(self._line(*opened, START, "init_start", None))
         lines += self._constants(opened[1].time_ns, size.epochs)
         lines.append(self._line(*start, END, "init_stop", None))
@@ -210,6 +209,26 @@ class _Log:
         lines += sorted([*self._epochs(), *self._evaluations()], key=lambda line: line.time_ns)
         lines.append(self._line(*stop, END, "run_stop", None, status=status_of_run))
         return lines
+
+    def _head(self, time_ns: int, submission: Submission, division: Division, status: str) -> Iterator[LogLine]:
+        """Whose run it is. Caches of the operating system are not cleared before a run, and no log says so."""
+        config, system = f"{self._place}/config.json", f"{self._place}/system.json"
+        platform = _platform(read_record(self._run.folder / "system.json", System))
+        rows = (
+            ("submission_benchmark", BENCHMARKS[submission.workload], config, self._line_of("config.json", "workload")),
+            ("submission_org", submission.submitter or "not stated", "submission.json", 1),
+            ("submission_division", division, EXPORTER, 1),
+            ("submission_status", status, EXPORTER, 1),
+            ("submission_platform", platform, system, self._line_of("system.json", "nodes")),
+            ("cache_clear", False, EXPORTER, 1),
+        )
+        for key, value, file, line in rows:
+            yield LogLine(time_ns, POINT, key, value, file, line, {})
+
+    def _line_of(self, name: str, field: str) -> int:
+        """The number of the first line of a file of the run that has a field; 1 where the file has no lines."""
+        lines = read_bytes(self._run.folder / name).decode().splitlines()
+        return next((number for number, text in enumerate(lines, 1) if f'"{field}"' in text), 1)
 
     def _entries(self, kind: type[Any]) -> list[tuple[RankLedger, Entry]]:
         return [(ledger, entry) for ledger in self._run.ledgers for entry in ledger.entries_of(kind)]
@@ -228,7 +247,7 @@ class _Log:
         for key, number in counts.items():
             yield self._line(ledger, entry, POINT, key, number)._replace(time_ns=time_ns)
         for key, (value, setting) in _constants_of(config, data.steps_per_epoch, epochs).items():
-            line = next(number for number, text in enumerate(self._config_lines, 1) if f'"{setting}"' in text)
+            line = self._line_of("config.json", setting)
             yield LogLine(time_ns, POINT, key, value, f"{self._place}/config.json", line, {})
 
     def _epochs(self) -> Iterator[LogLine]:

@@ -145,9 +145,13 @@ def test_values_times_and_places_are_those_of_the_ledger(obeying: Path, tmp_path
     assert accuracies == [(value.epoch, value.quality) for value in root.values(Evaluation)]
     assert [line["time_ms"] for line in lines] == sorted(line["time_ms"] for line in lines)
     for line in lines:
+        if line["metadata"]["file"].startswith("hpcai500/"):
+            continue
         text = (obeying.parent / line["metadata"]["file"]).read_text().splitlines()[line["metadata"]["lineno"] - 1]
         if line["key"] == "eval_accuracy":
             assert json.loads(text)["value"]["quality"] == line["value"]
+        if line["key"] == "submission_platform":
+            assert text.strip() == '"nodes": ['
         if line["key"] == "sgd_opt_momentum":
             assert text.strip().rstrip(",") == '"momentum": 0.9'
 
@@ -210,9 +214,24 @@ def test_a_run_of_other_rules_is_an_error_of_the_record(obeying: Path, tmp_path:
         export_logs(path, tmp_path / "logs")
 
 
-def test_help_lists_all_that_may_differ(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("event", ["data_open", "clock_start", "evaluation", "clock_stop"])
+def test_a_run_without_what_a_log_needs_is_one_sentence(
+    tmp_path: Path, event: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = record_submission(tmp_path / "submission")
+    for rank in (0, 1):
+        Forger(path).edit_lines(
+            lambda lines: lines.__setitem__(slice(None), [line for line in lines if line["event"] != event]), rank=rank
+        )
+    assert main(["export", "--mllog", str(tmp_path / "logs"), str(path)]) == 2
+    assert event in capsys.readouterr().err
+
+
+def test_help_and_documentation_list_all_that_may_differ(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     text = capsys.readouterr().out
+    page = (Path(__file__).parent.parent / "docs" / "interchange.rst").read_text(encoding="utf-8")
     for key in DEMANDS:
         assert key in text
+        assert f"   * - {key}\n" in page
