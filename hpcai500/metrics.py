@@ -124,7 +124,7 @@ def more_runs_needed(noise: float, limit: float, num_runs: int) -> int:
     """
     if noise <= limit:
         return 0
-    needed = num_runs * min((noise / limit) ** 2, 1e6)
+    needed = num_runs * min(noise / limit, 1e3) ** 2
     return min(max(1, math.ceil(needed) - num_runs), 10**6)
 
 

@@ -139,3 +139,86 @@ def test_the_interval_covers_a_median_about_as_often_as_it_says() -> None:
     below = sum(math.comb(15, count) for count in range(math.ceil(low))) / 2**15
     above = sum(math.comb(15, count) for count in range(math.floor(high), 16)) / 2**15
     assert 0.9 < 1 - below - above < 0.98  # the percentile bootstrap is known to promise a little too much
+
+
+@pytest.mark.parametrize(
+    ("values", "window", "expected"),
+    [
+        ([3.0], 5, 3.0),
+        ([5.0, 1.0, 3.0, 2.0, 4.0], 5, 3.0),
+        ([1.0, 2.0, 3.0], 5, 2.0),  # too few for a window
+        ([9.0, 9.0, 9.0, 0.0, 0.0, 0.0], 3, 4.5),  # medians 9, 9, 0, 0
+        ([9.0, 0.0, 9.0, 0.0, 9.0, 0.0], 3, 4.5),  # medians 9, 0, 9, 0
+        ([9.0, 9.0, 0.0, 9.0, 9.0], 3, 9.0),  # one failure in three runs does not move a median
+    ],
+)
+def test_the_median_over_windows_takes_in_all_runs_in_their_order(
+    values: list[float], window: int, expected: float
+) -> None:
+    assert metrics.window_median(values, window) == expected
+
+
+def test_choosing_a_good_window_is_not_possible() -> None:
+    good_luck = [10.0, 10.0, 10.0]
+    assert metrics.window_median([*good_luck, *[5.0] * 20], 3) == 5.0
+
+
+def test_the_interval_of_a_window_median_holds_it_and_knows_of_failures() -> None:
+    scores = [10.0, 10.2, 9.9, 10.1, 0.0, 10.3, 10.0]
+    low, high = metrics.bootstrap_interval(scores, window=5)
+    assert low <= metrics.window_median(scores, 5) <= high
+    assert metrics.bootstrap_interval(scores, window=7) == metrics.bootstrap_interval(scores)
+    assert metrics.bootstrap_interval([10.0, 0.0, 0.0], window=3)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("noise", "limit", "num_runs", "more"),
+    [(0.05, 0.05, 5, 0), (0.1, 0.05, 5, 15), (0.051, 0.05, 5, 1), (1.0, 0.05, 2, 798), (1e300, 0.05, 5, 10**6)],
+)
+def test_an_interval_narrows_with_the_square_root_of_the_runs(
+    noise: float, limit: float, num_runs: int, more: int
+) -> None:
+    assert metrics.more_runs_needed(noise, limit, num_runs) == more
+
+
+@pytest.mark.parametrize(
+    ("distance", "degrees", "probability"),
+    [  # Student's table: R. A. Fisher, Statistical Methods for Research Workers, table IV
+        (6.314, 1, 0.05),
+        (31.821, 1, 0.01),
+        (2.920, 2, 0.05),
+        (2.353, 3, 0.05),
+        (5.893, 7, 0.0003),
+        (2.998, 7, 0.01),
+        (1.753, 15, 0.05),
+        (2.750, 30, 0.005),
+    ],
+)
+def test_student_s_tail_is_that_of_the_tables(distance: float, degrees: int, probability: float) -> None:
+    assert metrics.student_tail(distance, degrees) == pytest.approx(probability, rel=0.01)
+
+
+@given(distance=st.floats(-30, 30), degrees=st.integers(1, 60))
+def test_student_s_tail_is_the_integral_of_its_density(distance: float, degrees: int) -> None:
+    """Simpson's rule over the density, from 0 on, where half the probability lies."""
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    steps = 2000
+    width = distance / steps
+    density = [scale * (1 + (width * step) ** 2 / degrees) ** (-(degrees + 1) / 2) for step in range(steps + 1)]
+    integral = width / 3 * (density[0] + 4 * sum(density[1::2]) + 2 * sum(density[2:-1:2]) + density[-1])
+    assert metrics.student_tail(distance, degrees) == pytest.approx(0.5 - integral, abs=1e-7)
+
+
+@given(values=st.lists(st.floats(-100, 100), min_size=2, max_size=30), factor=st.floats(0.1, 10))
+def test_a_rank_correlation_sees_order_only(values: list[float], factor: float) -> None:
+    found = metrics.rank_correlation(values, values)
+    assert found is None if len(set(values)) == 1 else found == pytest.approx(1)
+    distinct = [float(value) for value in range(len(values))]
+    cubes = [factor * value**3 + 7 for value in distinct]
+    assert metrics.rank_correlation(distinct, cubes) == pytest.approx(1)
+    assert metrics.rank_correlation(distinct, cubes[::-1]) == pytest.approx(-1)
+
+
+def test_a_rank_correlation_with_equal_values_is_spearman_s() -> None:
+    # ranks 1.5 1.5 3 4 against 2 1 3 4: 4.5 / sqrt(4.5 x 5)
+    assert metrics.rank_correlation([5.0, 5.0, 6.0, 9.0], [2.0, 1.0, 3.0, 4.0]) == pytest.approx(4.5 / math.sqrt(22.5))
