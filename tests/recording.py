@@ -11,9 +11,12 @@ import functools
 import hashlib
 import json
 import math
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -23,10 +26,12 @@ from msgspec.structs import replace
 from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError
 from hpcai500.flop_forms import flop_form
+from hpcai500.formats import SignedTicket
 from hpcai500.learning_rate import learning_rate
 from hpcai500.ledger import ChainHead, LedgerWriter
 from hpcai500.qualities import RECALLS, quality_named
 from hpcai500.record import RunRecord, Segment, ledger_path, ledgers_digest, list_ledgers, read_segments
+from hpcai500.register.ticket import announced_run, run_seed
 from hpcai500.resume import last_head
 from hpcai500.sample_order import EpochDigests
 from hpcai500.submission import (
@@ -42,6 +47,7 @@ from hpcai500.submission import (
 )
 
 NS_PER_S = 10**9
+FIRST_START_S = 1_790_000_000  # Unix time; runs follow each other every 10,000 s
 
 
 def make_edition() -> Edition:
@@ -90,7 +96,7 @@ SYSTEM = {
 
 
 START_UP = {"allocation_ns": 0, "launch_ns": 10**9, "import_ns": 10**9, "rendezvous_ns": 10**8}
-START_UP |= {"data_open_ns": 10**8, "model_ns": 10**8, "wait_ns": 10**7}
+START_UP |= {"data_open_ns": 10**9, "model_ns": 10**9, "wait_ns": 9 * 10**8}
 
 
 class Clock:
@@ -120,10 +126,12 @@ def record_submission(
     settings: dict[str, object] | None = None,
     resumed_on: int = 0,
     workload: str = "resnet50",
+    ticket: SignedTicket | None = None,
 ) -> Path:
     """Write run folders and submission.json as a correct run would; the last ``num_failed`` runs end half-way.
 
-    With ``resumed_on`` the first run was killed in its last epoch and went on on so many ranks.
+    With ``resumed_on`` the first run was killed in its last epoch and went on on so many ranks. With ``ticket`` the
+    runs are those that it announced.
     """
     rules = EDITION.workload(workload)
     num_runs = (num_runs if num_runs is not None else rules.size(size).num_runs) + num_failed
@@ -136,16 +144,23 @@ def record_submission(
             size=size,
             edition=EDITION.number,
             rules_sha256=EDITION.sha256,
-            seed=100 + number,
+            seed=run_seed(ticket.ticket.challenge, number + 1) if ticket else 100 + number,
             num_ranks=num_ranks,
             num_nodes=1,
             device="cpu",
             data=DataSource(path="data.h5", dataset_sha256=DATASET, source=rules.size(size).data_sources[0]),
             settings=rules.resolve(size, level, settings or {}),
+            announced=announced_run(ticket.ticket, number + 1) if ticket else None,
         )
         fails = number >= num_runs - num_failed
         record_run(run_folder, config, number=number, fails=fails, resumed_on=0 if number else resumed_on)
-    assemble_submission(folders, folder / "submission.json", EDITION, submitter="somebody")
+    if ticket is not None:
+        write_json(folder / "ticket.json", ticket)
+    created = SimpleNamespace(
+        strftime=time.strftime, gmtime=lambda: time.gmtime(FIRST_START_S + 10_000 * (num_runs + 1))
+    )
+    with mock.patch("hpcai500.submission.time", created):
+        assemble_submission(folders, folder / "submission.json", EDITION, submitter="somebody")
     return folder / "submission.json"
 
 
@@ -155,7 +170,7 @@ def record_run(folder: Path, config: RunConfig, *, number: int, fails: bool, res
     write_json(folder / "config.json", config)
     write_json(folder / "system.json", SYSTEM)
     (folder / "steps.h5").write_bytes(b"step times")
-    start_ns = (1_790_000_000 + 10_000 * number) * NS_PER_S
+    start_ns = (FIRST_START_S + 10_000 * number) * NS_PER_S
     last_epoch = EDITION.workload(config.workload).size(config.size).epochs - 1
     record_segment(
         folder,
@@ -194,9 +209,7 @@ def record_segment(
             ledger = LedgerWriter(ledger_path(folder, segment, rank), head)
             open_rank(ledger, clock, folder, config, segment=segment, rank=rank, num_ranks=num_ranks)
             if segment:
-                path = f"epoch-{first_epoch:04d}.pt"
-                resume = {"epoch": first_epoch, "step": 0, "path": path, "sha256": DATASET}
-                ledger.write("resume", resume | {"ledgers_sha256": digest})
+                ledger.write("resume", checkpoint_of(config, first_epoch) | {"ledgers_sha256": digest})
             adapted = replace(config, num_ranks=num_ranks, settings=adapt(config, num_ranks))
             record_rank(ledger, clock, adapted, rank, number=number, cut=cut, first_epoch=first_epoch)
 
@@ -226,6 +239,7 @@ def open_rank(
         "package_version": "0.1.0",
     }
     opened |= {"config_sha256": read_config(folder)[1]}
+    opened |= {"ticket_sha256": config.announced.ticket_sha256} if config.announced else {}
     ledger.write("run_open", opened | {"wall_ns": clock.time_ns(), "monotonic_ns": clock.monotonic_ns()})
 
 
@@ -255,7 +269,8 @@ def record_rank(
             return
         record_evaluation(ledger, clock, epoch + 1, rank=rank, config=config, number=number)
         if epoch + 1 < size.epochs:
-            record_checkpoint(ledger, clock, epoch + 1)
+            clock.advance(0.6)
+            ledger.write("checkpoint", checkpoint_of(config, epoch + 1) | {"duration_ns": NS_PER_S // 2})
     clock.advance(0.1)
     ledger.write("clock_stop", {"wall_ns": clock.time_ns()})
     ledger.close("completed", "all epochs done")
@@ -283,7 +298,8 @@ def record_epoch(
         clock.advance(num_steps + 0.01)
         window = {"epoch": epoch, "first_step": first, "num_steps": num_steps, "samples": num_steps * batch}
         losses = [training_loss(config, (epoch + (first + step) / steps) / size.epochs) for step in range(num_steps)]
-        window |= {"loss_sum": sum(losses) * (1 + 0.01 * rank), "learning_rate": rate(first + num_steps - 1)}
+        noise = random.Random(f"{config.seed} {rank} {epoch} {first}").gauss(1, 0.01)
+        window |= {"loss_sum": sum(losses) * noise, "learning_rate": rate(first + num_steps - 1)}
         parts = {"data_wait": 0.1, "forward_backward": 0.7, "communication": 0.1, "optimizer": 0.1, "duration": 1}
         window |= {f"{name}_ns": round(part * num_steps * NS_PER_S) for name, part in parts.items()}
         ledger.write("window", window)
@@ -315,10 +331,10 @@ def training_loss(config: RunConfig, progress: float) -> float:
     return own * (min(2 * least, guess / 2) + (guess - min(2 * least, guess / 2)) * (1 - progress) ** 2)
 
 
-def record_checkpoint(ledger: LedgerWriter, clock: Clock, epoch: int) -> None:
-    clock.advance(0.6)
-    checkpoint = {"epoch": epoch, "step": 0, "path": f"epoch-{epoch:04d}.pt", "sha256": DATASET}
-    ledger.write("checkpoint", checkpoint | {"duration_ns": NS_PER_S // 2})
+def checkpoint_of(config: RunConfig, epoch: int) -> dict[str, Any]:
+    """Which checkpoint was made after so many epochs; its content is the run's own."""
+    sha256 = hashlib.sha256(f"{config.run_id} {epoch}".encode()).hexdigest()
+    return {"epoch": epoch, "step": 0, "path": f"epoch-{epoch:04d}.pt", "sha256": sha256}
 
 
 def record_evaluation(
@@ -370,6 +386,18 @@ def detector_curves(counts: dict[str, list[int]]) -> list[list[float]]:
         reached = sum(recall <= hits / boxes for recall in RECALLS) if hits else 0
         curves.append([1 - 0.5 * place / reached if place < reached else 0.0 for place in range(len(RECALLS))])
     return curves
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to break a submission: the check it is for, the rule that must be named, and what the forger mends."""
+
+    check: str
+    rule: str
+    name: str
+    change: Callable[[Forger], object]
+    mends: str = "all"
+    resumed: bool = False
 
 
 @dataclass

@@ -7,13 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import EDITION, NS_PER_S, Forger, record_submission
+from recording import EDITION, NS_PER_S, Forger, Mutation, record_submission
+from test_verify_register import MUTATIONS as REGISTER_MUTATIONS
 
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS
 from hpcai500.errors import RecordError
@@ -51,18 +50,6 @@ def resumed(recorded_resumed: Path, tmp_path: Path) -> Forger:
     """A forger of a submission whose first run was killed in its second epoch and resumed."""
     shutil.copytree(recorded_resumed.parent, tmp_path / "resumed")
     return Forger(tmp_path / "resumed" / recorded_resumed.name)
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One way to break a submission: the check it is for, the rule that must be named, and what the forger mends."""
-
-    check: str
-    rule: str
-    name: str
-    change: Callable[[Forger], object]
-    mends: str = "all"
-    resumed: bool = False
 
 
 def settings(forger: Forger, **changes: object) -> None:
@@ -373,6 +360,7 @@ MUTATIONS = (
              lambda f: compress_times(f, 100, walls=False)),
     Mutation("check_wall", "times.wall", "a wall clock of another year",
              lambda f: f.edit_events("clock_stop", lambda v: v.update(wall_ns=v["wall_ns"] + 10**18))),
+    *REGISTER_MUTATIONS,
 )  # fmt: skip
 
 
@@ -411,7 +399,11 @@ def test_a_resumed_run_is_valid_and_its_lost_work_costs_time(tmp_path: Path, num
 def test_a_broken_submission_is_rejected_and_the_rule_named(
     forger: Forger, resumed: Forger, mutation: Mutation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forger = resumed if mutation.resumed else forger
+    assert_rejected(resumed if mutation.resumed else forger, mutation, monkeypatch)
+
+
+def assert_rejected(forger: Forger, mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule is named, also where no check but that of the mutation looks."""
     mutation.change(forger)
     if mutation.mends != "no":
         forger.forge(configs=mutation.mends == "all", figures=mutation.mends in ("all", "figures"))
