@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from hpcai500.convergence import Convergence
+from hpcai500.devices import Device, Processors
 from hpcai500.errors import RulesError, UnknownNameError, UsageError
 from hpcai500.finding import Finding
 
@@ -101,7 +103,8 @@ class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One size of a workload: everything of layer 9, and what is derived from it (``rules/workloads/*.toml``).
 
     ``input`` says in pixels, and channels, what the model is evaluated on; the names are the workload's own.
-    ``split_files`` names the data files of each split, where they are several.
+    ``split_files`` names the data files of each split, where they are several. ``noise_limit`` is the largest
+    half-width of the score's 95 % interval, as a part of the score, that is ranked; null where nothing is.
     """
 
     rankable: bool
@@ -119,6 +122,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     flop_forward_per_sample: int
     flop_training_per_sample: int
     flop_per_sample_2020: int | None = None
+    noise_limit: float | None = None
     split_files: dict[str, tuple[str, ...]] = {}
     name: str = ""
 
@@ -177,14 +181,6 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return settings
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Dense peaks of an accelerator in flop/s by number format (rules/devices.toml)."""
-
-    pattern: str
-    peak_flops: dict[str, float]
-    source: str
-
-
 class Edition(msgspec.Struct, frozen=True, kw_only=True):
     """The rules, whole. ``number`` is Major.Minor; results of the same number are comparable."""
 
@@ -194,6 +190,8 @@ class Edition(msgspec.Struct, frozen=True, kw_only=True):
     levels: dict[str, Level]
     workloads: dict[str, Workload]
     devices: tuple[Device, ...]
+    processors: Processors
+    convergence: Convergence
 
     def workload(self, name: str) -> Workload:
         """The workload of that name.
@@ -211,19 +209,26 @@ class Edition(msgspec.Struct, frozen=True, kw_only=True):
         """
         return _look_up("level", name, self.levels)
 
+    def device(self, name: str) -> Device:
+        """The accelerator of that name, as the framework prints it.
+
+        Raises:
+            UnknownNameError: it is not in rules/devices.toml.
+        """
+        for known in self.devices:
+            if fnmatch.fnmatchcase(name, known.pattern):
+                return known
+        kind = "device (add it to rules/devices.toml with its dense peaks and their source)"
+        raise UnknownNameError(kind, name, (known.pattern for known in self.devices))
+
     def peak_flops(self, device: str, precision: str) -> float:
         """Dense peak of one device in flop/s.
 
         Raises:
             UnknownNameError: the device, or its peak in that number format, is not in rules/devices.toml.
         """
-        for known in self.devices:
-            if fnmatch.fnmatchcase(device, known.pattern):
-                return _look_up(
-                    f"peak of {device} (add it to rules/devices.toml with its source),", precision, known.peak_flops
-                )
-        kind = "device (add it to rules/devices.toml with its dense peaks and their source)"
-        raise UnknownNameError(kind, device, (known.pattern for known in self.devices))
+        kind = f"peak of {device} (add it to rules/devices.toml with its source),"
+        return _look_up(kind, precision, self.device(device).peak_flops)
 
 
 def _look_up(kind: str, name: str, table: Mapping[str, Named]) -> Named:
@@ -280,7 +285,9 @@ def read_edition(folder: Path) -> Edition:
     try:
         levels = {level.name: level for level in msgspec.convert(head["levels"], list[Level])}
         layers = {int(number): str(name) for number, name in head["layers"].items()}
-        devices = msgspec.convert(_read_toml(folder / "devices.toml")["devices"], tuple[Device, ...])
+        machines = _read_toml(folder / "devices.toml")
+        devices = msgspec.convert(machines["devices"], tuple[Device, ...])
+        processors = msgspec.convert(machines["processors"], Processors)
         number = str(head["edition"])
     except (KeyError, ValueError, msgspec.ValidationError) as error:
         raise RulesError(f"{folder}/levels.toml or devices.toml is not a rules file") from error
@@ -292,6 +299,8 @@ def read_edition(folder: Path) -> Edition:
         levels=levels,
         workloads={workload.name: workload for workload in workloads},
         devices=devices,
+        processors=processors,
+        convergence=_read_convergence(folder / "convergence.toml"),
     )
 
 
@@ -311,6 +320,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RulesError(f"cannot read the rules file {path}") from error
+
+
+def _read_convergence(path: Path) -> Convergence:
+    try:
+        return msgspec.convert(_read_toml(path), Convergence)
+    except msgspec.ValidationError as error:
+        raise RulesError(f"{path} does not hold reference convergence points: {error}") from error
 
 
 def _read_workload(path: Path, levels: dict[str, Level]) -> Workload:

@@ -1,10 +1,10 @@
 """The events of a ledger and what each carries: the one place that both the writer and the readers use.
 
 A run writes them in the order in which they stand here. All ranks write all of them, except ``evaluation``, which only
-rank 0 writes, and ``staging``, which the first rank of a node writes. A run that was stopped and resumed has several
-*segments*; each opens with ``run_open``, all but the first go on with ``resume``, and each starts the clock anew (the
-earliest start counts). Durations are monotonic time; ``wall_ns`` is the wall clock (Unix time), so that the two can be
-compared. Epochs count from 0; the ``epoch`` of an evaluation is the number of epochs completed.
+rank 0 writes, and ``staging`` and ``energy``, which the first rank of a node writes. A run that was stopped and resumed
+has several *segments*; each opens with ``run_open``, all but the first go on with ``resume``, and each starts the clock
+anew (the earliest start counts). Durations are monotonic time; ``wall_ns`` is the wall clock (Unix time), so that the
+two can be compared. Epochs count from 0; the ``epoch`` of an evaluation is the number of epochs completed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ class Staging(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DataOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The data is open; counts are those of both splits as used, steps and drops those of one epoch of all ranks."""
+    """The data is open; counts are those of both splits as used, steps and drops those of one epoch of all ranks.
+
+    ``train_bytes`` are those of all training samples as they are stored; null where a run did not tell.
+    """
 
     EVENT: ClassVar[str] = "data_open"
     dataset_sha256: Sha256
@@ -103,6 +106,7 @@ class DataOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     num_classes: Positive
     steps_per_epoch: Positive
     dropped_per_epoch: Count
+    train_bytes: Positive | None = None
 
 
 class ModelBuilt(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -232,6 +236,21 @@ class ClockStop(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     wall_ns: UnixTime
 
 
+class Energy(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What devices of a node drew, from just before the clock started to just after it stopped (hpcai500/energy.py).
+
+    ``source``: "nvml" is that of all of the node's NVIDIA GPUs that the rank can see, "rapl" of the packages of its
+    processors, without their memory. ``num_readings`` of the counters were taken in ``duration_ns``.
+    """
+
+    EVENT: ClassVar[str] = "energy"
+    source: Literal["nvml", "rapl"]
+    num_devices: Positive
+    energy_j: NotNegative
+    duration_ns: Duration
+    num_readings: Positive
+
+
 class RunClose(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The last event of a segment; ``reason`` says in a sentence what ended it."""
 
@@ -257,6 +276,7 @@ EVENTS: dict[str, type[Event]] = {
         Evaluation,
         Checkpoint,
         ClockStop,
+        Energy,
         RunClose,
     )
 }

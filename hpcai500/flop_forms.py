@@ -148,6 +148,16 @@ def _of_fasterrcnn(settings: Mapping[str, Any], size: Size) -> FlopForm:
     return FlopForm(shape, *counts)
 
 
+def evaluation_flop(workload: str, settings: Mapping[str, Any], size: Size) -> int:
+    """FLOP of one sample's evaluation, or less: without the box head, since a detector may find nothing to look at."""
+    changes: dict[str, Any] = {}
+    if workload == "resnet50":
+        changes["train_image_size"] = size.input["validation_image_size"]
+    elif workload == "fasterrcnn":
+        changes["box_batch_size_per_image"] = 0
+    return flop_form(workload, {**settings, **changes}, size).forward
+
+
 FLOP_FORMS: dict[str, Callable[[Mapping[str, Any], Size], FlopForm]] = {
     "resnet50": _of_resnet50,
     "fasterrcnn": _of_fasterrcnn,

@@ -30,7 +30,8 @@ NEXT_EVENTS = {
     "evaluation_shard": {"window", "evaluation", "checkpoint", "clock_stop"},
     "evaluation": {"window", "checkpoint", "clock_stop"},
     "checkpoint": {"window", "clock_stop"},
-    "clock_stop": {"run_close"},
+    "clock_stop": {"energy", "run_close"},
+    "energy": {"energy", "run_close"},  # one of each source
     "run_close": set(),
 }
 ONLY_RANK_0 = {"evaluation"}

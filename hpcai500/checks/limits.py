@@ -145,7 +145,7 @@ class Machine:
         return str(self.run.config.settings["precision"])
 
     def _cpu_flops(self, node: Node, ledgers: Sequence[RankLedger]) -> float:
-        """All processors of a node together; a launcher may have left the rank that described it a part of the cores."""
+        """All processors of a node together; the rank that described it may have had a part of the cores."""
         cores = max(node.num_cores, count_cores(ledger.opened.cores for ledger in ledgers if ledger.opened))
         gain = WINOGRAD_GAIN if self._precision() == "fp32" else 1.0
         return gain * cores * self.edition.processors.flops_bound(node.instruction_sets, self._precision())
