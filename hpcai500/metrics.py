@@ -6,6 +6,7 @@ fractions of 1. Sources are those of rules/workloads/resnet50.toml.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import statistics
@@ -106,15 +107,30 @@ def bootstrap_interval(
     """
     assert values
     ordered = sorted(values)
-    source = random.Random(seed)
-    num_values = len(ordered)
-    width = window or num_values
-    medians = sorted(
-        window_median([ordered[int(source.random() * num_values)] for _ in range(num_values)], width)
-        for _ in range(num_resamples)
-    )
+    resamples = _resamples(len(ordered), num_resamples, seed)
+    if window is None or window >= len(ordered):
+        middles = _middles(len(ordered), num_resamples, seed)
+        medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in middles)
+    else:
+        medians = sorted(window_median([ordered[index] for index in resample], window) for resample in resamples)
     tail = (1 - confidence) / 2
     return _quantile(medians, tail), _quantile(medians, 1 - tail)
+
+
+@functools.lru_cache(maxsize=8)
+def _resamples(num_values: int, num_resamples: int, seed: int) -> list[list[int]]:
+    """Which values each resample draws."""
+    source = random.Random(seed)
+    return [[int(source.random() * num_values) for _ in range(num_values)] for _ in range(num_resamples)]
+
+
+@functools.lru_cache(maxsize=8)
+def _middles(num_values: int, num_resamples: int, seed: int) -> list[tuple[int, int]]:
+    """The middle two of each resample of sorted values, twice the same one for an odd number."""
+    return [
+        (ordered[(num_values - 1) // 2], ordered[num_values // 2])
+        for ordered in map(sorted, _resamples(num_values, num_resamples, seed))
+    ]
 
 
 def more_runs_needed(noise: float, limit: float, num_runs: int) -> int:

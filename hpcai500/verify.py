@@ -43,14 +43,14 @@ from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES, WHOLE_
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.checks.learning import convergence_notes
 from hpcai500.command import run_command
-from hpcai500.edition import Edition, Size, load_edition
-from hpcai500.errors import RecordError, UnknownNameError
+from hpcai500.edition import Edition, load_edition
+from hpcai500.errors import HpcAi500Error, RecordError, UnknownNameError
 from hpcai500.finding import Finding
-from hpcai500.formats import RunResult, Submission, Summary, decode, read_bytes
+from hpcai500.formats import Submission, decode, read_bytes
 from hpcai500.judged_run import RunChecks, judge_runs
 from hpcai500.register.trusted import TrustedKeys, default_trusted_path, describe_registration, find_trusted_keys
 from hpcai500.signature import describe_signature
-from hpcai500.submission import reasons_not_to_rank, summarise
+from hpcai500.submission import reasons_not_to_rank
 from hpcai500.verdict import Unreadable, Verdict, encodable, errors_of, invalid, print_verdict, printable, verdict_form
 
 SUBMISSION_NAME = "submission.json"
@@ -58,6 +58,7 @@ EPILOG = """examples:
   hpcai500-verify runs/NAME/submission.json
   hpcai500-verify --json runs/NAME/submission.json
   hpcai500-verify submissions/
+  hpcai500-verify --replay 20 --data data/mini.h5 runs/NAME/submission.json
 
 exit code: 0 valid, 1 invalid, 2 cannot be read; of several submissions the highest"""
 
@@ -106,7 +107,7 @@ def verify_submission(
         findings=list(dict.fromkeys(findings)),  # several runs may break the same rule of the submission
         notes=[*(note for run in runs for note in _notes(run)), *(convergence_notes(case) if runs else ())],
         results=results,
-        summary=_summary(results, size),
+        summary=case.summary,
         workload=submission.workload,
         level=submission.level,
         size=submission.size,
@@ -125,7 +126,7 @@ def _run_checks() -> RunChecks:
 
 
 def _why_not(case: Case, findings: list[Finding]) -> list[str]:
-    summary = _summary(case.known_results or [], case.size)
+    summary = case.summary
     reasons = reasons_not_to_rank(case.size) if summary is None else list(summary.why_not)
     for run in case.completed:
         others = {segment.num_ranks for segment in run.record.segments} - {run.config.num_ranks, 0}
@@ -145,13 +146,6 @@ def _notes(run: RunCase) -> Iterator[str]:
         number = len(run.record.segments) - 1
         times = "once" if number == 1 else f"{number} times"
         yield f"run {run.place} was resumed {times}; its clock ran on all the while"
-
-
-def _summary(results: list[RunResult], size: Size) -> Summary | None:
-    try:
-        return summarise(results, size)
-    except RecordError:  # check_summary has said so
-        return None
 
 
 class Judged(NamedTuple):
@@ -249,6 +243,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"keys of registers and signers and whose they are (default: {default_trusted_path()}, if it is there)",
     )
     parser.add_argument("--debug", action="store_true", help="show where the verifier itself fails")
+    group = parser.add_argument_group("replay (needs torch)")
+    group.add_argument(
+        "--replay", type=int, metavar="STEPS", help="train so many steps of a run again, and compare what they lose"
+    )
+    group.add_argument("--replay-run", type=int, metavar="N", help="of this run, from 1 (default: the first completed)")
+    group.add_argument(
+        "--replay-from",
+        choices=("checkpoint", "beginning"),
+        help="where to begin (default: at a checkpoint of the run if there is one beside it)",
+    )
+    group.add_argument("--data", type=Path, help="the run's data on this machine (default: where it lay then)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -265,6 +270,8 @@ def run(args: argparse.Namespace) -> int:
     kept: list[Judged] = []
     trusted = find_trusted_keys(args.trusted_keys)
     for judged in judge_all(paths, jobs=args.jobs, debug=args.debug, trusted=trusted):
+        if args.replay is not None:
+            judged = replay(judged, args)  # noqa: PLW2901
         codes[judged.exit_code] += 1
         if args.json:
             print(_as_json(judged, is_only=len(paths) == 1))
@@ -278,6 +285,21 @@ def run(args: argparse.Namespace) -> int:
     if len(paths) > 1 and not args.json and not args.quiet:
         print(f"{len(paths):,} submissions: {codes[0]:,} valid, {codes[1]:,} invalid, {codes[2]:,} cannot be read")
     return max(codes)
+
+
+def replay(judged: Judged, args: argparse.Namespace) -> Judged:
+    """The same with what a replay finds, or why there can be none."""
+    if judged.verdict is None:
+        return judged
+    from hpcai500.replay.replay import ReplayRequest, replay_verdict
+
+    request = ReplayRequest(
+        num_steps=args.replay, run=args.replay_run, data=args.data, origin=args.replay_from, quiet=args.quiet
+    )
+    try:
+        return judged._replace(verdict=replay_verdict(judged.path, judged.verdict, request))
+    except HpcAi500Error as error:
+        return Judged(judged.path, None, f"{str(judged.path)!r} cannot be replayed: {error}")
 
 
 def _write_reports(judged: list[Judged], sarif: Path | None, junit: Path | None) -> None:

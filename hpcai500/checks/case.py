@@ -9,9 +9,10 @@ from pathlib import Path
 
 from hpcai500.checks.hosts import HostPart, read_hosts
 from hpcai500.edition import Edition, Size, Workload
-from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, System
+from hpcai500.errors import RecordError
+from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, Summary, System
 from hpcai500.record import RankLedger, RunRecord
-from hpcai500.submission import compute_result
+from hpcai500.submission import compute_result, summarise
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,14 @@ class Case:
     def hosts(self) -> list[HostPart]:
         """What the hosts of the completed runs did and can do; once, though several checks look at it."""
         return read_hosts(self)
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """The figures of the submission, computed from those of its runs; None where they cannot be."""
+        try:
+            return summarise(self.results, self.size)
+        except RecordError:
+            return None
 
     @property
     def completed_ledgers(self) -> Iterator[tuple[RunCase, RankLedger]]:
