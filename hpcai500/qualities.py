@@ -26,10 +26,12 @@ class Quality(NamedTuple):
         compute: quality from samples, counts and curves.
         problems: of the counts and curves of a whole evaluation, or of the counts of a shard (whose curves are None),
             with so many classes in the data; each a pair of what is expected and what was found.
+        truths: names of the counts that the validation set alone decides, whatever the model does.
     """
 
     compute: Callable[[int, CountTable, CurveTable], float]
     problems: Callable[[int, CountTable, CurveTable | None, int], list[tuple[str, str]]]
+    truths: tuple[str, ...] = ()
 
 
 def top_1(samples: int, counts: CountTable, curves: CurveTable) -> float:
@@ -98,7 +100,7 @@ def _detection_problems(
 
 QUALITIES = {
     "top-1": Quality(top_1, _top_1_problems),
-    "mAP@[IoU=0.5]": Quality(mean_average_precision, _detection_problems),
+    "mAP@[IoU=0.5]": Quality(mean_average_precision, _detection_problems, truths=("boxes",)),
 }
 
 

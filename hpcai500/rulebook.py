@@ -29,6 +29,11 @@ class Rule(NamedTuple):
 _MEND = "submit the files as the run left them; a run that lost some cannot be mended and must be made again"
 _AGAIN = "make the run again with an unchanged hpcai500"
 _SETTINGS = "see `hpcai500 submit --dry-run` for what the level allows, and make the runs again"
+_MEASURE = (
+    "add the device to rules/devices.toml with the source of its figures; or run `hpcai500 selfcheck --json "
+    "FOLDER/run-1/selfcheck.json` on its nodes, likewise for every run, delete FOLDER/submission.json and assemble it "
+    "anew with `hpcai500 submit --resume FOLDER`"
+)
 
 RULEBOOK: dict[str, Rule] = {
     # form of files
@@ -109,6 +114,16 @@ RULEBOOK: dict[str, Rule] = {
         "What submission.json says became of a run is what its ledgers say.",
         "A failed run could pass as completed.",
         "assemble the submission again with `hpcai500 submit --resume FOLDER`",
+    ),
+    "chain.local_ranks": Rule(
+        "The ranks of a host count their places there from 0, each once.",
+        "One place could be told of twice, and another left out.",
+        _MEND,
+    ),
+    "chain.checkpoints": Rule(
+        "A checkpoint says how far its rank is, is told of by all ranks alike, and has a file and content of its own.",
+        "A run could be gone on with from what it never was.",
+        _MEND,
     ),
     # signature and register
     "signature.form": Rule(
@@ -219,6 +234,11 @@ RULEBOOK: dict[str, Rule] = {
         "An evaluation left out saves time, and one of fewer samples can be chosen.",
         _AGAIN,
     ),
+    "counts.truth": Rule(
+        "What the validation set holds, as boxes of each class, is the same in all evaluations of all runs.",
+        "An evaluation of fewer or easier boxes would be better.",
+        _AGAIN,
+    ),
     # figures
     "figures.quality": Rule(
         "Every evaluation is the sum of its shards, and its quality and loss follow from the counts.",
@@ -305,9 +325,93 @@ RULEBOOK: dict[str, Rule] = {
         "A clock that was shortened shows, if it was only one.",
         "let NTP set the clocks of all nodes before a run, not during it",
     ),
+    "times.gaps": Rule(
+        "All but a tenth of a rank's clock, or 5 s, is time that the rank says it trained, evaluated or saved.",
+        "What was done meanwhile nobody knows, and durations that were shortened show.",
+        "look for what held the ranks up between two lines of the ledger, and make the run again",
+    ),
+    "times.skew": Rule(
+        "No rank has a step, evaluation or checkpoint behind it before another has begun it.",
+        "All ranks wait for each other there, so one whose clock says otherwise was altered, or its clock is wrong.",
+        "set the clocks of all nodes alike (NTP; `hpcai500 selfcheck` measures them), and make the run again",
+    ),
+    "times.boot": Rule(
+        "The wall clock and the monotonic clock of a host are as far apart for all of its ranks.",
+        "The times of one rank were moved, or its clock was set during the start.",
+        "let NTP set the clocks of all nodes before a run, not during it",
+    ),
+    "times.start_up": Rule(
+        "The parts of the start-up fit into the time between the opening of the ledger and the clock's start.",
+        "Start-up is not ranked, but compared.",
+        _AGAIN,
+    ),
+    "times.staging": Rule(
+        "Data was staged by the first rank of a node, once, and before it was opened.",
+        "Staging is not ranked, but compared.",
+        _AGAIN,
+    ),
+    "times.created": Rule(
+        "A submission was made after the last of its runs.",
+        "Times that lie in the future were made up.",
+        "set the clock of the machine that assembles submissions, and assemble anew",
+    ),
     "times.checkpoints": Rule(
         "No rank trains much longer without a checkpoint than configured.",
         "Checkpoints cost time, which is part of the ranked clock.",
         _AGAIN,
+    ),
+    # physics
+    "physics.flops": Rule(
+        "No rank computes faster than its device in the run's precision, and no host's ranks faster than its devices.",
+        "A clock that was slowed down on all ranks alike shows in nothing else.",
+        "if the device is right and its peak in rules/devices.toml is not, report it with a source",
+    ),
+    "physics.device": Rule(
+        "Every accelerator of a rankable run is one of rules/devices.toml, or was measured by the self-check.",
+        "Without a peak nobody knows whether a speed is possible.",
+        _MEASURE,
+    ),
+    "physics.unknown_device": Rule(
+        "Every accelerator of a run is one of rules/devices.toml, or was measured by the self-check.",
+        "Without a peak nobody knows whether a speed is possible; a run of this size is never ranked, so it may be.",
+        _MEASURE,
+        severity="warning",
+    ),
+    "physics.bus": Rule(
+        "Samples come to the accelerators of a host no faster than their buses carry them.",
+        "A clock that was slowed down on all ranks alike shows in nothing else.",
+        "if the bus is right and its speed in rules/devices.toml is not, report it with a source",
+    ),
+    "physics.storage": Rule(
+        "Samples are read no faster than the memory of a host can be read.",
+        "A clock that was slowed down on all ranks alike shows in nothing else.",
+        "if the memory's speed in rules/devices.toml is too low, report it with a source",
+    ),
+    "physics.network": Rule(
+        "The gradients of a step come to a host no faster than its network interfaces carry them.",
+        "Ranks that do not exchange gradients train something else.",
+        "if system.json lacks a network of the host, report how its kernel names it",
+    ),
+    "physics.energy": Rule(
+        "What devices drew lies between what they draw at rest and what they can be set to.",
+        "An energy that nothing supports could be claimed.",
+        "if a figure in rules/devices.toml is wrong, report it with a source",
+    ),
+    # replay
+    "replay.losses": Rule(
+        "Steps that are trained again from a checkpoint or the seed lose what the ledgers say: to the bit on the same "
+        "software and kind of processor, elsewhere as nearly as sums in another order do.",
+        "Losses that no training gave can be invented, and made to agree with each other.",
+        _AGAIN,
+    ),
+    "replay.data": Rule(
+        "Steps that are trained again use the samples that the ledgers say.",
+        "Samples could be left out, or easy ones repeated.",
+        _AGAIN,
+    ),
+    "replay.checkpoint": Rule(
+        "A checkpoint from which steps are trained again is the file that the ledgers say, and one of the model.",
+        "Another one could give any losses, and a hostile one harm whoever opens it.",
+        "submit checkpoints as the run left them, or none",
     ),
 }

@@ -6,13 +6,11 @@ Not covered: what no setting says, such as the code that ran; runs that were sta
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 from hpcai500.checks.case import Case
 from hpcai500.edition import check_level
-from hpcai500.events import EpochPart, Window
+from hpcai500.events import Window
 from hpcai500.finding import Finding
-from hpcai500.record import RankLedger
 
 
 def check_settings(case: Case) -> list[Finding]:
@@ -51,37 +49,3 @@ def check_seeds(case: Case) -> list[Finding]:
             found = "the same in two runs" if name == "losses" else f"{twice[0]} in two runs"
             findings.append(Finding("runs.seeds", f"{case.place}:runs.{name}", f"a {name} of its own for each", found))
     return findings
-
-
-def check_learning_rates(case: Case) -> list[Finding]:
-    """Learning rates are the same on all ranks, somewhere above 0, and those of the epochs fit those of the windows."""
-    findings = []
-    for run in case.completed:
-        place = f"{run.place}/ledger:learning_rate"
-        rates = []
-        for segment in run.record.segments:
-            traces = [_learning_rates(ledger) for ledger in segment.ledgers]
-            rates += traces[0]
-            if any(trace != traces[0] for trace in traces):
-                findings.append(Finding("runs.learning_rates", place, "the same on all ranks", "different ones"))
-        if max(rates) <= 0:
-            findings.append(Finding("runs.learning_rates", place, "above 0", f"{max(rates)}"))
-        for ledger in run.record.ledgers:
-            findings += _check_last_rates(ledger)
-    return findings
-
-
-def _learning_rates(ledger: RankLedger) -> list[float]:
-    parts = [rate for part in ledger.values(EpochPart) for rate in (part.learning_rate_first, part.learning_rate_last)]
-    return [window.learning_rate for window in ledger.values(Window)] + parts
-
-
-def _check_last_rates(ledger: RankLedger) -> Iterator[Finding]:
-    """The last learning rate of a part is that of its last window."""
-    windows = {(w.epoch, w.first_step + w.num_steps): w.learning_rate for w in ledger.values(Window)}
-    for part in ledger.values(EpochPart):
-        expected = windows.get((part.epoch, part.first_step + part.steps))
-        if expected != part.learning_rate_last:
-            place = f"{ledger.place}:epoch_part[{part.epoch}].learning_rate_last"
-            wanted = f"{expected}, that of the last window"
-            yield Finding("runs.learning_rates", place, wanted, f"{part.learning_rate_last}")

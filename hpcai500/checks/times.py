@@ -7,22 +7,27 @@ rescales every time of every rank alike is not found out here.
 from __future__ import annotations
 
 from hpcai500.checks.case import Case
+from hpcai500.checks.register import parse_time_ns
 from hpcai500.events import (
     Checkpoint,
     ClockStart,
     ClockStop,
     Evaluation,
     EvaluationShard,
+    Event,
     RunClose,
     RunOpen,
     Window,
 )
 from hpcai500.finding import Finding
+from hpcai500.ledger import Entry
 
 NS_PER_S = 10**9
 SLACK_NS = 10**6  # rounding between two readings of one clock
+LATE_LINE_NS = NS_PER_S  # between the end of a step and the line of its window, if the process has to wait for a core
 CLOCK_STEP_NS = NS_PER_S  # a wall clock may be set by this much while a run lasts ...
 LOOK_SLACK_NS = 60 * NS_PER_S
+CREATED_SLACK_NS = 60 * NS_PER_S  # clocks of different machines
 CLOCK_DRIFT = 1e-3  # ... and be slewed by this part of the time passed; adjtime's usual limit is 5e-4
 
 
@@ -63,28 +68,40 @@ def check_clock(case: Case) -> list[Finding]:
     return findings
 
 
+def duration_of(event: Event) -> int:
+    """How long what a line of the ranked clock tells of took, in ns; 0 if it has no duration."""
+    return event.duration_ns if isinstance(event, Window | EvaluationShard | Evaluation | Checkpoint) else 0
+
+
 def check_durations(case: Case) -> list[Finding]:
-    """What a rank says it spent since its clock started is never more than the time since then."""
+    """What a rank did follows one upon the other: no duration is longer than the time since what came before.
+
+    A window begins when the last step of the window before ends, and that one's line may be written a little later.
+    Everything else begins after the line before it.
+    """
     findings = []
     for _, ledger in case.completed_ledgers:
-        start_ns = ledger.time_ns(ClockStart)
-        if start_ns is None:  # a segment that ended before it trained
-            continue
-        spent_ns = 0
+        earliest_ns: int | None = None  # at which all that was done so far can be over
+        before: Entry | None = None
         for entry in ledger.entries:
-            if isinstance(entry.value, Window | EvaluationShard | Evaluation | Checkpoint):
-                spent_ns += entry.value.duration_ns
-                passed_ns = entry.time_ns - start_ns
-                if spent_ns > passed_ns + SLACK_NS:
+            if isinstance(entry.value, ClockStart):
+                earliest_ns = entry.time_ns
+            if earliest_ns is not None and before is not None and (duration_ns := duration_of(entry.value)):
+                both_train = isinstance(before.value, Window) and isinstance(entry.value, Window)
+                earliest_ns = max(earliest_ns, before.time_ns - (LATE_LINE_NS if both_train else 0))
+                room_ns = entry.time_ns - earliest_ns
+                earliest_ns += duration_ns
+                if duration_ns > room_ns + SLACK_NS:
                     place = f"{ledger.place}:{entry.line}:duration_ns"
-                    expected = f"durations that fit into the {passed_ns} ns since clock_start"
-                    findings.append(Finding("times.durations", place, expected, f"{spent_ns} ns in all"))
+                    expected = f"at most {room_ns} ns, the time since what was done before"
+                    findings.append(Finding("times.durations", place, expected, f"{duration_ns} ns"))
                     break
+            before = entry
     return findings
 
 
 def check_parts(case: Case) -> list[Finding]:
-    """The parts of a window are at most its duration."""
+    """The parts of a window add up to its duration, to the nanosecond."""
     findings = []
     for _, ledger in case.completed_ledgers:
         for entry in ledger.entries:
@@ -92,9 +109,10 @@ def check_parts(case: Case) -> list[Finding]:
             if not isinstance(window, Window):
                 continue
             parts_ns = window.data_wait_ns + window.forward_backward_ns + window.communication_ns + window.optimizer_ns
-            if parts_ns > window.duration_ns:
+            if parts_ns != window.duration_ns:
                 place = f"{ledger.place}:{entry.line}:duration_ns"
-                findings.append(Finding("times.parts", place, f"at least {parts_ns} ns", f"{window.duration_ns} ns"))
+                expected = f"{parts_ns} ns, the sum of its parts"
+                findings.append(Finding("times.parts", place, expected, f"{window.duration_ns} ns"))
     return findings
 
 
@@ -106,7 +124,11 @@ def check_wall(case: Case) -> list[Finding]:
             if not isinstance(entry.value, RunOpen | ClockStart | ClockStop | RunClose):
                 continue
             allowed_ns = CLOCK_STEP_NS + CLOCK_DRIFT * max(0, entry.time_ns - ledger.entries[0].time_ns)
-            if abs(entry.value.wall_ns - entry.time_ns) > allowed_ns:
+            if isinstance(entry.value, RunOpen) and entry.value.wall_ns > entry.time_ns:
+                place = f"{ledger.place}:{entry.line}:wall_ns"
+                expected = f"at most {entry.time_ns}, since the ledger was opened before its first line was written"
+                findings.append(Finding("times.wall", place, expected, f"{entry.value.wall_ns}"))
+            elif abs(entry.value.wall_ns - entry.time_ns) > allowed_ns:
                 place = f"{ledger.place}:{entry.line}:wall_ns"
                 expected = f"{entry.time_ns} within {allowed_ns:.0f} ns (the monotonic clock)"
                 findings.append(Finding("times.wall", place, expected, f"{entry.value.wall_ns}"))
@@ -134,3 +156,16 @@ def check_checkpoints(case: Case) -> list[Finding]:
                     findings.append(Finding("times.checkpoints", place, expected, found))
                 last_ns = entry.time_ns
     return findings
+
+
+def check_created(case: Case) -> list[Finding]:
+    """The submission was made after its runs: no line of a ledger is later, but for the clocks of two machines."""
+    place, created_ns = f"{case.place}:created", parse_time_ns(case.submission.created)
+    if created_ns is None:
+        return [Finding("times.created", place, "a time that exists", repr(case.submission.created))]
+    ends_ns = [ledger.entries[-1].time_ns for run in case.runs for ledger in run.record.ledgers if ledger.entries]
+    if max(ends_ns, default=0) <= created_ns + CREATED_SLACK_NS:
+        return []
+    return [
+        Finding("times.created", place, f"not before the last line of its runs, {max(ends_ns)} ns", f"{created_ns} ns")
+    ]
