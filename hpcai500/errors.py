@@ -10,6 +10,7 @@
     |   +-- SampleError         ... one sample of it; names the sample
     +-- RecordError             a ledger, result or submission cannot be read or written
     +-- BackendUnavailableError a library is not installed or does not work here; says how to get it
+    +-- ReplayError             steps of a submitted run cannot be replayed here; says nothing about them
     +-- RunError                a run cannot go on
         +-- DivergedError       the loss is no longer a finite number
         +-- StoppedError        ... was asked to stop, and has written a checkpoint to go on from
@@ -69,6 +70,10 @@ class RecordError(HpcAi500Error):
 
 class BackendUnavailableError(HpcAi500Error):
     """A library is not installed or does not work here; the message says how to get it."""
+
+
+class ReplayError(HpcAi500Error):
+    """Steps of a submitted run cannot be replayed here; says nothing about whether the submission is valid."""
 
 
 class RunError(HpcAi500Error):

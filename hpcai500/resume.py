@@ -10,9 +10,10 @@ from hpcai500.checkpoint import FoundCheckpoint, find_checkpoint
 from hpcai500.edition import Edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import Checkpoint
-from hpcai500.formats import RunConfig, write_json
+from hpcai500.formats import RunConfig, read_record, write_json
 from hpcai500.ledger import ChainHead, read_head
 from hpcai500.record import Position, ledgers_digest, list_ledgers, read_run, read_segments
+from hpcai500.replay.order import ORDER_NAME, ReplayOrder
 from hpcai500.submission import result_from_ledgers
 
 NS_PER_S = 10**9
@@ -28,11 +29,13 @@ class SegmentPlan:
         number: of the segment; 0 for a run that begins.
         checkpoint: where to go on.
         ledgers_sha256: binds the ledgers of the segments before (hpcai500.record.ledgers_digest).
+        num_steps: to train and no more, of a replay (hpcai500/replay); None to train all that is left.
     """
 
     number: int
     checkpoint: FoundCheckpoint
     ledgers_sha256: str
+    num_steps: int | None = None
 
 
 def plan_segment(run_folder: Path, config: RunConfig, *, num_ranks: int) -> SegmentPlan:
@@ -57,6 +60,17 @@ def plan_segment(run_folder: Path, config: RunConfig, *, num_ranks: int) -> Segm
     saved = [event for segment in segments for ledger in segment.ledgers for event in ledger.values(Checkpoint)]
     digest = ledgers_digest((*key, chained.sha256) for key, chained in _chain(heads).items())
     return SegmentPlan(max(paths) + 1, find_checkpoint(run_folder / "checkpoints", saved), digest)
+
+
+def plan_replay(run_folder: Path) -> SegmentPlan:
+    """What the ranks of a replay shall do, as the replay.json of their folder says; called by rank 0 alone.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    order = read_record(run_folder / ORDER_NAME, ReplayOrder)
+    checkpoint = FoundCheckpoint(Position(order.epoch, order.step), order.path, order.sha256, [])
+    return SegmentPlan(0, checkpoint, ledgers_digest([]), num_steps=order.num_steps)
 
 
 def last_head(run_folder: Path, rank: int, *, segment: int) -> ChainHead:

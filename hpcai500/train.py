@@ -64,6 +64,7 @@ class Rank:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
     parser.add_argument("run_folder", type=Path, help="folder with the run's config.json, made by `hpcai500 submit`")
+    parser.add_argument("--replay", action="store_true", help="train only the steps that its replay.json names")
     parser.add_argument("--stage", type=Path, metavar="DIR", help="copy the data file to this folder of the node first")
     parser.add_argument(
         "--on-full-disk",
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         defer_dynamo()
     from hpcai500.comm.lifeline import Lifeline
     from hpcai500.lease import RunLease
-    from hpcai500.resume import finish_trained_run, plan_segment
+    from hpcai500.resume import finish_trained_run, plan_replay, plan_segment
 
     timer.lap("import")
     comm = open_communicator(config.settings["communicator"], device=config.device)
@@ -106,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
 
         def begin() -> SegmentPlan | None:
             held.enter_context(closing(RunLease(args.run_folder, job=os.environ.get("SLURM_JOB_ID", ""))))
+            if args.replay:
+                return plan_replay(args.run_folder)
             if finish_trained_run(args.run_folder, config, load_edition()):
                 return None
             return plan_segment(args.run_folder, config, num_ranks=comm.size)
@@ -124,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
             comm.barrier()  # a launcher ends all ranks once one has left
             return stopped.exit_code
         comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
-        if comm.rank == 0:
+        if comm.rank == 0 and plan.num_steps is None:
             write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
         comm.barrier()
     return 0
@@ -209,7 +212,10 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
         comm.barrier()
         timer.lap("wait")
         ledger.write("start_up", timer.event())
-        engine.train()
+        if plan.num_steps is None:
+            engine.train()
+        else:
+            engine.replay(plan.num_steps)
         if comm.rank == 0 and engine.evaluation is not None:
             engine.evaluation.write_details(run_folder, pipeline)
 
@@ -293,6 +299,7 @@ def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerW
             "wall_ns": ledger.wall_ns,
             "monotonic_ns": ledger.monotonic_ns,
             "package_version": __version__,
+            "ticket_sha256": config.announced.ticket_sha256 if config.announced else None,
         },
     )
     if plan.number:
@@ -309,7 +316,10 @@ def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerW
     except (KeyboardInterrupt, Exception) as error:
         lifeline.settle(error)  # does not return if another rank is the cause
         ending.fail(error)
-    ledger.close("completed", "all epochs done")
+    if plan.num_steps is None:
+        ledger.close("completed", "all epochs done")
+    else:
+        ledger.close("interrupted", f"{plan.num_steps} steps were replayed")
 
 
 def announce(plan: SegmentPlan, comm: Communicator) -> None:
