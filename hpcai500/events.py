@@ -106,7 +106,7 @@ class DataOpen(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
     num_classes: Positive
     steps_per_epoch: Positive
     dropped_per_epoch: Count
-    train_bytes: Positive | None = None
+    train_bytes: Count | None = None
 
 
 class ModelBuilt(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ from hpcai500.errors import RecordError
 from hpcai500.events import Count, Fraction, NotNegative, Positive, Sha256, Text, UnixTime
 from hpcai500.plain_files import open_plain
 
+SELFCHECK_NAME = "selfcheck.json"  # what `hpcai500 selfcheck --json` found, in a run's folder; may be missing
 Status = Literal["completed", "failed", "interrupted"]
 PositiveNumber = Annotated[float, Meta(gt=0)]
 MAX_RECORD_BYTES = 32 << 20  # a submission of 5 runs on 10,000 ranks takes 10 MB; objects take up to 16 times as much

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -22,7 +23,7 @@ from hpcai500 import launches
 from hpcai500.comm.launchers import expand_nodes
 from hpcai500.errors import HpcAi500Error, RecordError
 from hpcai500.failure import failure_path, read_failure
-from hpcai500.formats import RunConfig, read_config
+from hpcai500.formats import SELFCHECK_NAME, RunConfig, read_config
 from hpcai500.job_end import Decision, End, decide
 from hpcai500.last_words import describe_before, next_segment, saved_position
 from hpcai500.launch.launch_config import LaunchConfig, read_launch_config
@@ -154,7 +155,10 @@ class JobDriver:
             position=(start.epoch, start.step),
         )
         try:
-            decision = self._refuse_sick_nodes() or self._train(history, start)
+            decision = self._refuse_sick_nodes()
+            if decision is None:
+                self._keep_selfcheck()
+                decision = self._train(history, start)
         except HpcAi500Error as error:
             self._note(Decision("failed", error.exit_code, str(error)), start)
             raise
@@ -193,6 +197,15 @@ class JobDriver:
         if self._terminated:
             return self._settle(End(exit_code, is_complete=False, terminated=True), [], position)
         return self._note(Decision("failed", 1, reason), position)
+
+    def _keep_selfcheck(self) -> None:
+        """Put a copy of the self-check beside the run's files: the verifier asks it what an unknown GPU can do."""
+        checked, kept = self.folder / "log" / f"selfcheck-{self.place.id}.json", self.run_folder / SELFCHECK_NAME
+        if checked.exists() and not kept.exists():
+            try:
+                shutil.copyfile(checked, kept)
+            except OSError as error:
+                self.say(f"goes on without a copy of the self-check ({error.strerror})")
 
     def _train(self, history: list[launches.Launch], start: Position) -> Decision:
         segment = next_segment(self.run_folder)

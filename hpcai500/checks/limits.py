@@ -18,13 +18,12 @@ import msgspec
 from hpcai500.devices import Device
 from hpcai500.edition import Edition
 from hpcai500.errors import RecordError, UnknownNameError
-from hpcai500.formats import Node, read_bytes
+from hpcai500.formats import SELFCHECK_NAME, Node, read_bytes
 from hpcai500.record import RankLedger
 
 if TYPE_CHECKING:
     from hpcai500.checks.case import RunCase
 
-SELFCHECK_NAME = "selfcheck.json"
 # Winograd's F(2x2, 3x3) takes 2.25 times fewer products than a convolution is counted with (Lavin and Gray, CVPR 2016,
 # section 4.1); it suits those of 3 x 3 with stride 1, which are 37 % of the FLOP of ResNet-50 and 59 % of Faster R-CNN.
 WINOGRAD_GAIN = 1.5

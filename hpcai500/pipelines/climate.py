@@ -70,6 +70,7 @@ class ClimateFile:
         layout: how samples are stored, in words.
         box_order: how the columns of its boxes are read; a key of climate_boxes.BOX_ORDERS.
         provenance: the text of the file's attribute of that name, or None.
+        num_bytes: of all samples, as they are stored.
         is_read_directly: whether samples are read with one preadv each.
     """
 
@@ -85,6 +86,7 @@ class ClimateFile:
             images = self._check_images(file)
             self.num_samples: int = images.shape[0]
             self.shape: tuple[int, int, int] = images.shape[1:]
+            self.num_bytes: int = images.id.get_storage_size()
             self.layout = describe_layout(images)
             self._positions = sample_positions(images, self.path)
             self._is_deflated = is_deflated(images)
@@ -262,6 +264,11 @@ class ClimateSplit:
 
     def __len__(self) -> int:
         return self.num_samples
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all samples, as they are stored; of a part of them, their share."""
+        return sum(file.num_bytes for file in self.files) * self.num_samples // int(self._ends[-1])
 
     def locate(self, index: int) -> tuple[ClimateFile, int]:
         """The file that holds sample ``index``, and its number there."""

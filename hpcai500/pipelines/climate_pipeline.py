@@ -139,6 +139,7 @@ class ClimatePipeline(ABC):
         self.num_train_samples = self.train.num_samples
         self.num_validation_samples = self.validation.num_samples
         self.num_classes = len(CLASS_NAMES)
+        self.train_bytes = self.train.num_bytes
         self.dataset_sha256 = used_digest(self.train.statistics, config.split_files)
         self.provenance = self.train.statistics.provenance
         self.num_skipped = 0  # a damaged sample always stops the run

@@ -244,6 +244,11 @@ class ImageSplit:
     def __len__(self) -> int:
         return self.num_samples
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all samples, as they are stored."""
+        return int(self._positions[-1] - self._positions[0])
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_descriptor": -1, "_pid": -1}
 

@@ -166,6 +166,7 @@ class ImagePipeline(ABC):
         self.num_train_samples = self.train.num_samples
         self.num_validation_samples = self.validation.num_samples
         self.num_classes = len(self.train.class_names)
+        self.train_bytes = self.train.num_bytes
         self.dataset_sha256 = self.train.dataset_sha256
         self.provenance = self.train.provenance
         self.num_skipped = 0

@@ -33,6 +33,8 @@ class Pipeline(Protocol):
     num_train_samples: int
     num_validation_samples: int
     num_classes: int
+    train_bytes: int
+    """Of all training samples, as they are stored."""
     dataset_sha256: str
     provenance: dict[str, Any]
     num_skipped: int
