@@ -15,15 +15,33 @@ JUDGE_HALF = (
     "hpcai500.finding",
     "hpcai500.flop_forms",
     "hpcai500.formats",
+    "hpcai500.learning_rate",
     "hpcai500.ledger",
     "hpcai500.metrics",
     "hpcai500.qualities",
     "hpcai500.record",
+    "hpcai500.register.cli",
+    "hpcai500.register.server",
+    "hpcai500.register.ticket",
     "hpcai500.rulebook",
+    "hpcai500.sign",
+    "hpcai500.signature",
     "hpcai500.submission",
     "hpcai500.verify",
 )
-HEAVY = ("torch", "numpy", "pandas", "h5py", "mpi4py", "horovod", "nvidia", "rich", "jsonschema", "submitit")
+HEAVY = (
+    "torch",
+    "cryptography",
+    "numpy",
+    "pandas",
+    "h5py",
+    "mpi4py",
+    "horovod",
+    "nvidia",
+    "rich",
+    "jsonschema",
+    "submitit",
+)
 RUN_HALF = ("comm", "pipelines", "models", "workloads", "engine", "train", "system", "collector", "flop", "launch")
 
 

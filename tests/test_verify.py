@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from recording import EDITION, NS_PER_S, Forger, Mutation, record_submission
 from test_verify_register import MUTATIONS as REGISTER_MUTATIONS
+from test_verify_work import MUTATIONS as WORK_MUTATIONS
+from test_verify_work import TRUTH_MUTATIONS
 
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS
 from hpcai500.errors import RecordError
@@ -361,6 +363,7 @@ MUTATIONS = (
     Mutation("check_wall", "times.wall", "a wall clock of another year",
              lambda f: f.edit_events("clock_stop", lambda v: v.update(wall_ns=v["wall_ns"] + 10**18))),
     *REGISTER_MUTATIONS,
+    *WORK_MUTATIONS,
 )  # fmt: skip
 
 
@@ -418,7 +421,7 @@ def assert_rejected(forger: Forger, mutation: Mutation, monkeypatch: pytest.Monk
 def test_every_check_has_a_mutation_of_its_own() -> None:
     names = [check.__name__ for check in (*FORM_CHECKS, *CONTENT_CHECKS)]
     assert len(set(names)) == len(names)
-    assert {mutation.check for mutation in MUTATIONS} == set(names)
+    assert {mutation.check for mutation in (*MUTATIONS, *TRUTH_MUTATIONS)} == set(names)
 
 
 def test_a_failed_run_is_listed_and_its_cut_ledger_is_no_fault(tmp_path: Path) -> None:
