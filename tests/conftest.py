@@ -15,9 +15,10 @@ import pytest
 
 # One thread a process: tests run several processes on few cores, and threads that wait for a core spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Neither what this user has submitted nor this site is the tests' affair.
+# Neither what this user has submitted, nor his keys, nor this site are the tests' affair.
 _HOME = tempfile.TemporaryDirectory(prefix="hpcai500-tests-")
 os.environ["XDG_STATE_HOME"] = f"{_HOME.name}/state"
+os.environ["XDG_CONFIG_HOME"] = f"{_HOME.name}/config"
 os.environ["HPCAI500_SITE"] = f"{_HOME.name}/site.toml"
 Path(os.environ["HPCAI500_SITE"]).touch()
 

@@ -38,8 +38,8 @@ def request_ticket(url: str, request: TicketRequest, *, timeout_s: float = TIMEO
 
 
 def _post(url: str, body: bytes, timeout_s: float) -> bytes:
-    question = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
     try:
+        question = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
         with urllib.request.urlopen(question, timeout=timeout_s) as reply:  # noqa: S310, since the scheme was looked at
             content: bytes = reply.read(MAX_ANSWER_BYTES)
     except urllib.error.HTTPError as error:
@@ -47,18 +47,22 @@ def _post(url: str, body: bytes, timeout_s: float) -> bytes:
             reason = _sentence(error.read(MAX_ANSWER_BYTES)) or f"HTTP status {error.code}"
         raise UsageError(f"register {url!r} refuses: {reason}") from None
     except (OSError, HTTPException, ValueError) as error:
-        reason = str(getattr(error, "reason", "")) or str(error) or type(error).__name__
+        reason = _printable(str(getattr(error, "reason", "")) or str(error) or type(error).__name__)
         raise UsageError(f"register {url!r} cannot be reached ({reason}); check the address, or {WAY_ON}") from None
     return content
 
 
 def _sentence(body: bytes) -> str:
-    """The sentence in which a register says why it refuses; "" if it is none that can be printed."""
+    """The sentence in which a register says why it refuses; "" if it says nothing."""
     try:
-        said = str(msgspec.json.decode(body, type=dict[str, str]).get("error", ""))
+        return _printable(msgspec.json.decode(body, type=dict[str, str]).get("error", ""))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    return said[:1000] if said.isprintable() else ""
+
+
+def _printable(text: str) -> str:
+    """What a stranger says, on one line and without what would move the cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:1000]).strip()
 
 
 def check_answer(url: str, request: TicketRequest, signed: SignedTicket, *, now_ns: int) -> None:
