@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import msgspec
 
@@ -28,10 +27,10 @@ def _agree(expected: object, found: object) -> bool:
     return expected == found
 
 
-def _compare(rule: str, place: str, expected: object, found: object) -> list[Finding]:
+def _compare(rule: str, place: str, expected: msgspec.Struct, found: msgspec.Struct) -> list[Finding]:
     """A finding for each field, nested ones too, in which two records of one type differ."""
     findings = []
-    for name in getattr(expected, "__struct_fields__", ()):
+    for name in expected.__struct_fields__:
         wanted, there = getattr(expected, name), getattr(found, name)
         if isinstance(wanted, msgspec.Struct) and isinstance(there, msgspec.Struct):
             findings += _compare(rule, f"{place}.{name}", wanted, there)
@@ -43,7 +42,7 @@ def _compare(rule: str, place: str, expected: object, found: object) -> list[Fin
 
 
 @functools.cache
-def _optional(record: type[Any]) -> frozenset[str]:
+def _optional(record: type[msgspec.Struct]) -> frozenset[str]:
     """Fields of a record that may be left out."""
     return frozenset(field.name for field in msgspec.structs.fields(record) if not field.required)
 
