@@ -1,0 +1,4 @@
+from __future__ import annotations
+
+DESCRIPTIVE: dict[str, str] = {}
+SURVIVORS: dict[str, str] = {}
