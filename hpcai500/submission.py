@@ -349,7 +349,7 @@ def _read_submitted(folder: Path) -> RunRecord:
 
 
 def place_in_order(run: RunRecord) -> tuple[int, bool, int]:
-    """Sorts runs as they were announced, or else as rank 0 wrote its first line; those where it wrote none come last."""
+    """Sorts runs as they were announced, or else as rank 0 wrote its first line; where it wrote none, last."""
     if run.config.announced is not None:
         return run.config.announced.number, False, 0
     start_ns = next((root.entries[0].time_ns for root in run.roots if root.entries), None)

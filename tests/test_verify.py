@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from recording import EDITION, NS_PER_S, Forger, Mutation, record_submission
+from test_verify_learning import MUTATIONS as LEARNING_MUTATIONS
+from test_verify_physics import MUTATIONS as PHYSICS_MUTATIONS
 from test_verify_register import MUTATIONS as REGISTER_MUTATIONS
 from test_verify_work import MUTATIONS as WORK_MUTATIONS
 from test_verify_work import TRUTH_MUTATIONS
@@ -362,6 +364,7 @@ MUTATIONS = (
              lambda f: compress_times(f, 100, walls=False)),
     Mutation("check_wall", "times.wall", "a wall clock of another year",
              lambda f: f.edit_events("clock_stop", lambda v: v.update(wall_ns=v["wall_ns"] + 10**18))),
+    *PHYSICS_MUTATIONS,
     *REGISTER_MUTATIONS,
     *WORK_MUTATIONS,
 )  # fmt: skip
@@ -421,7 +424,7 @@ def assert_rejected(forger: Forger, mutation: Mutation, monkeypatch: pytest.Monk
 def test_every_check_has_a_mutation_of_its_own() -> None:
     names = [check.__name__ for check in (*FORM_CHECKS, *CONTENT_CHECKS)]
     assert len(set(names)) == len(names)
-    assert {mutation.check for mutation in (*MUTATIONS, *TRUTH_MUTATIONS)} == set(names)
+    assert {mutation.check for mutation in (*MUTATIONS, *TRUTH_MUTATIONS, *LEARNING_MUTATIONS)} == set(names)
 
 
 def test_a_failed_run_is_listed_and_its_cut_ledger_is_no_fault(tmp_path: Path) -> None:
