@@ -26,6 +26,12 @@ several; the ranked clock runs from before the first training batch is read to a
 everything in between; FLOP are counted for the model as run, at the resolution run.
 
 """
+DEVICES = """What no run can do better than: the verifier's checks of physics hold every run against it. fp32 products
+may be TF32 at every level, where a device has it. The figures, those of processors too, and where each of them comes
+from stand in ``rules/devices.toml``; a device that is missing there can be measured (:doc:`selfcheck`) or added with
+its source.
+
+"""
 
 
 def write_rules_page(path: Path) -> None:
@@ -43,6 +49,7 @@ def rules_page(edition: Edition) -> str:
         parts.append(f"{workload.title}\n{'-' * len(workload.title)}\n\n")
         parts.append(sizes_table(workload))
         parts.append(settings_table(edition, workload))
+    parts += ["Devices\n-------\n\n", DEVICES, devices_table(edition)]
     return "".join(parts)
 
 
@@ -84,6 +91,23 @@ def show(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return f"{value:,}" if type(value) is int else str(value)
+
+
+def devices_table(edition: Edition) -> str:
+    formats = ("bf16", "fp16", "tf32", "fp32")
+    rows = [
+        [
+            device.pattern,
+            *(f"{device.peak_flops[name] / 1e12:g}" if name in device.peak_flops else "-" for name in formats),
+            f"{device.memory_bytes_per_s / 1e12:g}",
+            f"{device.bus_bytes_per_s / 1e9:g}",
+            f"{device.power_limit_w:g}",
+            device.source,
+        ]
+        for device in edition.devices
+    ]
+    rates = [f"{name}, Tflop/s" for name in formats]
+    return table(["device", *rates, "memory, TB/s", "bus, GB/s", "W", "source"], [[f"``{a}``", *b] for a, *b in rows])
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -157,7 +157,9 @@ class JobDriver:
         try:
             decision = self._refuse_sick_nodes()
             if decision is None:
-                self._keep_selfcheck()
+                problem = keep_selfcheck(self.folder / "log" / f"selfcheck-{self.place.id}.json", self.run_folder)
+                if problem:
+                    self.say(f"goes on without a copy of the self-check ({problem})")
                 decision = self._train(history, start)
         except HpcAi500Error as error:
             self._note(Decision("failed", error.exit_code, str(error)), start)
@@ -197,15 +199,6 @@ class JobDriver:
         if self._terminated:
             return self._settle(End(exit_code, is_complete=False, terminated=True), [], position)
         return self._note(Decision("failed", 1, reason), position)
-
-    def _keep_selfcheck(self) -> None:
-        """Put a copy of the self-check beside the run's files: the verifier asks it what an unknown GPU can do."""
-        checked, kept = self.folder / "log" / f"selfcheck-{self.place.id}.json", self.run_folder / SELFCHECK_NAME
-        if checked.exists() and not kept.exists():
-            try:
-                shutil.copyfile(checked, kept)
-            except OSError as error:
-                self.say(f"goes on without a copy of the self-check ({error.strerror})")
 
     def _train(self, history: list[launches.Launch], start: Position) -> Decision:
         segment = next_segment(self.run_folder)
@@ -292,6 +285,21 @@ class JobDriver:
         }
         self.say(sentences.get(decision.outcome, f"{decision.outcome}: {decision.reason}"))
         return decision
+
+
+def keep_selfcheck(checked: Path, run_folder: Path) -> str:
+    """Copy a job's self-check to its run, if there is one and the run has none; returns what hindered it, or "".
+
+    The verifier asks it what an accelerator can do that the rules do not list.
+    """
+    kept = run_folder / SELFCHECK_NAME
+    if not checked.exists() or kept.exists():
+        return ""
+    try:
+        shutil.copyfile(checked, kept)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def _put_aside(path: Path) -> None:

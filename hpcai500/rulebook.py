@@ -367,7 +367,7 @@ RULEBOOK: dict[str, Rule] = {
         "if the device is right and its peak in rules/devices.toml is not, report it with a source",
     ),
     "physics.device": Rule(
-        "Every accelerator of a rankable run is one of rules/devices.toml, or was measured by the self-check.",
+        "A run on accelerators has some; if it may be ranked, rules/devices.toml lists them or the self-check measured.",
         "Without a peak nobody knows whether a speed is possible.",
         _MEASURE,
     ),

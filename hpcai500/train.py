@@ -213,11 +213,23 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
         timer.lap("wait")
         ledger.write("start_up", timer.event())
         if plan.num_steps is None:
-            engine.train()
+            with metered(ledger, comm):
+                engine.train()
         else:
             engine.replay(plan.num_steps)
         if comm.rank == 0 and engine.evaluation is not None:
             engine.evaluation.write_details(run_folder, pipeline)
+
+
+@contextmanager
+def metered(ledger: LedgerWriter, comm: Communicator) -> Iterator[None]:
+    """Write down what the devices of this node draw meanwhile, on its first rank, unless training fails."""
+    from hpcai500.energy import EnergyMeter, open_counters
+
+    meter = EnergyMeter(open_counters(on_cuda=comm.device.startswith("cuda")) if comm.local_rank == 0 else [])
+    yield
+    for value in meter.stop():
+        ledger.write("energy", value)
 
 
 def adapted_settings(config: RunConfig, comm: Communicator) -> dict[str, Any]:
@@ -236,6 +248,7 @@ def record_data(ledger: LedgerWriter, pipeline: Pipeline) -> None:
         "num_classes": pipeline.num_classes,
         "steps_per_epoch": pipeline.num_steps_per_epoch,
         "dropped_per_epoch": pipeline.num_dropped_per_epoch,
+        "train_bytes": pipeline.train_bytes,
     }
     ledger.write("data_open", value)
 

@@ -137,7 +137,9 @@ def test_a_split_is_its_files_one_after_the_other(data: Path):
     again = pickle.loads(pickle.dumps(split))
     assert np.array_equal(image_of(again, 12), sample(12))
     assert split.dataset_sha256 == read_statistics(data).dataset_sha256
-    assert len(ClimateSplit(data, SPLIT_FILES["train"], 3)) == 3
+    assert split.num_bytes == NUM_TRAIN * 4 * np.prod(SHAPE)
+    first_three = ClimateSplit(data, SPLIT_FILES["train"], 3)
+    assert (len(first_three), first_three.num_bytes) == (3, 3 * 4 * np.prod(SHAPE))
     with pytest.raises(UsageError, match=r"14 validation samples are not to be had from .* valid are 1 to 13"):
         ClimateSplit(data, SPLIT_FILES["train"], 14)
 

@@ -144,6 +144,69 @@ def test_known_devices_have_a_dense_peak() -> None:
     assert edition.peak_flops("Tesla V100-SXM2-16GB", "fp16") == 125e12
 
 
+@pytest.mark.parametrize(
+    ("name", "bf16", "fp32"),
+    [
+        ("NVIDIA H100 PCIe", 756e12, 378e12),  # fp32 may be tf32
+        ("NVIDIA H100 NVL", 835.5e12, 417.5e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12, 494.7e12),
+        ("NVIDIA A100-SXM-64GB", 358e12, 179e12),
+        ("NVIDIA A100 80GB PCIe", 311.9e12, 156e12),
+        ("NVIDIA A10", 125e12, 62.5e12),
+        ("NVIDIA L40S", 366.4e12, 183.2e12),
+        ("NVIDIA L40", 181e12, 90.5e12),
+        ("NVIDIA L4", 121e12, 60e12),
+        ("Tesla V100-SXM2-16GB", 125e12, 15.7e12),  # no bf16: computed in whatever it has
+        ("Tesla T4", 65e12, 8.1e12),
+        ("GeForce RTX 3090", 71.2e12, 35.6e12),
+        ("NVIDIA GeForce RTX 3090 Ti", 80e12, 40e12),
+        ("AMD Instinct MI250X", 191.5e12, 47.9e12),
+    ],
+)
+def test_a_device_is_found_by_its_name_and_its_board_before_its_family(name: str, bf16: float, fp32: float) -> None:
+    device = load_edition().device(name)
+    assert device.flops_bound("bf16") == bf16
+    assert device.flops_bound("fp32") == fp32
+
+
+def test_the_figures_of_every_device_make_sense_and_have_a_source() -> None:
+    devices = load_edition().devices
+    assert len({device.pattern for device in devices}) == len(devices)
+    for device in devices:
+        assert {"fp32"} <= device.peak_flops.keys() <= {"fp32", "tf32", "bf16", "fp16"}
+        assert min(device.peak_flops.values()) == device.peak_flops["fp32"]
+        assert 1 <= device.idle_w < device.power_limit_w / 10
+        assert 15e9 < device.bus_bytes_per_s <= device.memory_bytes_per_s
+        assert device.source.startswith("[")
+
+
+@pytest.mark.parametrize(
+    ("instruction_sets", "precision", "flop_per_cycle"),
+    [
+        (["avx2"], "fp32", 32),
+        (["avx2"], "bf16", 32),  # computed in fp32
+        (["avx2", "avx512f", "avx512_bf16"], "fp32", 64),
+        (["avx2", "avx512f", "avx512_bf16"], "bf16", 128),
+        (["avx2", "avx512f", "avx512_bf16", "amx_bf16"], "bf16", 2048),
+        (["asimd", "sve", "bf16"], "bf16", 256),
+        ([], "fp32", 2048),  # nobody knows what it can do
+        (["of next year"], "bf16", 2048),
+    ],
+)
+def test_any_processor_has_a_bound(instruction_sets: list[str], precision: str, flop_per_cycle: int) -> None:
+    assert load_edition().processors.flops_bound(instruction_sets, precision) == 6.2e9 * flop_per_cycle
+
+
+@pytest.mark.parametrize("line", ["idle_w = 30.0", "bus_bytes_per_s = 64e9", "max_clock_hz = 6.2e9"])
+@pytest.mark.parametrize("value", ["-1.0", '"fast"', ""])
+def test_a_device_that_lacks_a_figure_is_no_rules_file(rules_copy: Path, line: str, value: str) -> None:
+    path = rules_copy / "devices.toml"
+    name = line.partition(" ")[0]
+    path.write_text(path.read_text().replace(line, f"{name} = {value}" if value else "", 1))
+    with pytest.raises(RulesError, match="not a rules file"):
+        read_edition(rules_copy)
+
+
 @pytest.mark.parametrize(("device", "precision"), [("NVIDIA H300", "bf16"), ("Tesla V100-SXM2-16GB", "bf16")])
 def test_an_unknown_device_or_format_is_an_error_and_never_a_default(device: str, precision: str) -> None:
     with pytest.raises(UnknownNameError, match=r"add it to rules/devices\.toml"):

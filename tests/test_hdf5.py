@@ -36,6 +36,7 @@ def source_bytes(data_file: Path, split: ImageSplit, index: int) -> bytes:
 def test_samples_come_back_as_published_in_the_order_asked_for(data_file: Path, name: str) -> None:
     split = ImageSplit(data_file, name)
     rng = np.random.default_rng(0)
+    assert split.num_bytes == sum(len(split.read_one(index)) for index in range(split.num_samples))
     indices = np.concatenate([rng.integers(0, split.num_samples, 20), np.arange(split.num_samples), [1, 1, 0]])
     packed, offsets = split.read(indices)
     assert offsets[-1] == packed.size

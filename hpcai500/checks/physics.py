@@ -49,13 +49,17 @@ def _over_host(rule: str, part: HostPart, rank: Pace, host: Pace, unit: str) -> 
 
 
 def check_devices(case: Case) -> list[Finding]:
-    """Every host's accelerators are in the rules, or were measured by the self-check that lies in the run's folder."""
+    """Every host's accelerators are in the rules, or were measured by the self-check that lies in the run's folder.
+
+    A host that trains on accelerators has one.
+    """
     findings = []
     for part in case.hosts:
-        if part.limits is None or not part.limits.unknown:
+        if part.limits is None or part.limits.flops:
             continue
-        rule = "physics.device" if case.size.rankable else "physics.unknown_device"
-        found = ", ".join(sorted(set(part.limits.unknown)))[:500]
+        unknown = ", ".join(sorted(set(part.limits.unknown)))[:500]
+        rule = "physics.unknown_device" if unknown and not case.size.rankable else "physics.device"
+        found = unknown or "none"
         expected = "devices of rules/devices.toml, or a selfcheck.json beside config.json"
         findings.append(Finding(rule, f"{part.run.place}/system.json:host {part.host}"[:500], expected, found))
     return findings
