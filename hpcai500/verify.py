@@ -42,6 +42,8 @@ from hpcai500.applied_rules import check_name
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES, WHOLE_CHECKS
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.checks.learning import convergence_notes
+from hpcai500.checks.physics import unchecked
+from hpcai500.checks.register import register_notes
 from hpcai500.command import run_command
 from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import HpcAi500Error, RecordError, UnknownNameError
@@ -105,7 +107,12 @@ def verify_submission(
         rankable=not _why_not(case, findings),
         why_not=_why_not(case, findings),
         findings=list(dict.fromkeys(findings)),  # several runs may break the same rule of the submission
-        notes=[*(note for run in runs for note in _notes(run)), *(convergence_notes(case) if runs else ())],
+        notes=[
+            *(note for run in runs for note in _notes(run)),
+            *(convergence_notes(case) if runs else ()),
+            *register_notes(case),
+            *unchecked(case),
+        ],
         results=results,
         summary=case.summary,
         workload=submission.workload,

@@ -129,6 +129,24 @@ def _times_ns(ledger: RankLedger) -> list[int]:
     return walls + [entry.time_ns for entry in (*ledger.entries[:1], *ledger.entries[-1:])]
 
 
+def register_notes(case: Case) -> list[str]:
+    """How much of the time between ticket and submission the runs took: the rest could hide runs made again."""
+    created_ns = parse_time_ns(case.submission.created)
+    if case.submission.ticket is None or created_ns is None:
+        return []
+    between_ns = max(0, created_ns - case.submission.ticket.ticket.issued_ns)
+    times_ns = [[time_ns for root in run.record.roots for time_ns in _times_ns(root)] for run in case.runs]
+    spent_ns = sum(max(times) - min(times) for times in times_ns if times)
+    return [f"the runs took {_duration(spent_ns)} of the {_duration(between_ns)} between ticket and submission"]
+
+
+def _duration(time_ns: int) -> str:
+    seconds = time_ns / NS_PER_S
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def parse_time_ns(text: str) -> int | None:
     """Unix time of ``2026-11-24T10:15:00Z``; None if there is no such time."""
     try:
