@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpcai500.explain import appliers_of, example_of, groups
+from hpcai500.explain import example_of, groups, who_applies
 from hpcai500.rulebook import RULEBOOK
 
 HEAD = """.. This page is written from hpcai500/rulebook.py by docs/findings_page.py; edit the rulebook, not the page.
@@ -41,7 +41,7 @@ def section(rule: str) -> str:
         ("demands", escape(entry.sentence)),
         ("why", escape(entry.why)),
         ("what to do", f"{escape(entry.advice)}."),
-        *(("checked by", escape(applier)) for applier in appliers_of(rule)),
+        *(("checked by", escape(applier)) for applier in who_applies(rule)),
         ("severity", entry.severity),
     ]
     lines = [f":{name}: {text}" for name, text in fields]

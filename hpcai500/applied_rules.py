@@ -2,7 +2,8 @@
 
 A check applies the rules whose ids it, or a function of this package that it calls, has among its constants; and all
 rules of a group that its docstring names as "rules GROUP.*", where the findings come ready-made from somewhere else.
-Rules that no check applies are applied while the files are read, by hpcai500.verify.
+Of rules that no check applies, those of a replay are applied by hpcai500.replay, and the others while the files are
+read, by hpcai500.verify.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ def check_name(check: Function) -> str:
 def checks_of(rule: str) -> list[Function]:
     """The checks that apply a rule; empty if it is applied while the files are read."""
     return [check for check in (*FORM_CHECKS, *CONTENT_CHECKS) if rule in rules_of(check)]
+
+
+def appliers_of(rule: str) -> list[str]:
+    """Names of the checks that apply a rule, "replay" for a rule of a replay; empty if it is applied in reading."""
+    return [check_name(check) for check in checks_of(rule)] or (["replay"] if rule.startswith("replay.") else [])
 
 
 @functools.cache

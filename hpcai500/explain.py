@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from hpcai500.applied_rules import check_name, checks_of
+from hpcai500.applied_rules import appliers_of, check_name, checks_of
 from hpcai500.errors import UsageError
 from hpcai500.finding import Finding
 from hpcai500.rulebook import RULEBOOK
@@ -29,8 +29,10 @@ def example_of(rule: str) -> Finding | None:
     return msgspec.json.decode(EXAMPLES.read_bytes(), type=dict[str, Finding]).get(rule)
 
 
-def appliers_of(rule: str) -> list[str]:
+def who_applies(rule: str) -> list[str]:
     """Who applies a rule: the name of each check, and what it says of itself."""
+    if appliers_of(rule) == ["replay"]:
+        return ["a replay, `hpcai500-verify --replay STEPS`"]
     sentences = [(check_name(check), (check.__doc__ or "").partition("\n")[0]) for check in checks_of(rule)]
     return [f"{name}: {sentence}" for name, sentence in sentences] or [WHILE_READING]
 
@@ -48,7 +50,7 @@ def explain(rule: str) -> Iterator[str]:
     entry = RULEBOOK[rule]
     yield f"{rule} ({entry.severity})"
     parts = [("demands", entry.sentence), ("why", entry.why), ("what to do", f"{entry.advice}.")]
-    parts += [("checked by", text) for text in appliers_of(rule)]
+    parts += [("checked by", text) for text in who_applies(rule)]
     example = example_of(rule)
     parts += [("example", str(example))] if example else []
     for word, text in parts:
