@@ -405,8 +405,8 @@ RULEBOOK: dict[str, Rule] = {
         _AGAIN,
     ),
     "replay.data": Rule(
-        "Steps that are trained again use the samples that the ledgers say.",
-        "Samples could be left out, or easy ones repeated.",
+        "Steps that are trained again use as many samples as the ledgers say.",
+        "Samples could be left out as if they did not decode.",
         _AGAIN,
     ),
     "replay.checkpoint": Rule(

@@ -82,7 +82,7 @@ def check_memory(need: Need, *, num_ranks: int, path: Path = Path("/proc/meminfo
     available_bytes = int(match.group(1)) * 1024 if match else 0
     if match and need.memory_bytes > available_bytes:
         raise ReplayError(
-            f"a replay on {num_ranks} ranks takes about {need.memory_bytes / 2**30:,.1f} GiB of memory and this "
+            f"a replay on {num_ranks:,} ranks takes about {need.memory_bytes / 2**30:,.1f} GiB of memory and this "
             f"machine has {available_bytes / 2**30:,.1f} GiB left; replay it on a larger machine"
         )
 

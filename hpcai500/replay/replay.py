@@ -28,7 +28,7 @@ from hpcai500.finding import Finding
 from hpcai500.formats import RunConfig, Submission, System, read_config, read_record, write_json
 from hpcai500.record import RunRecord, read_run
 from hpcai500.replay.checkpoint_file import container_problem, content_problem, copy_checkpoint, largest_bytes
-from hpcai500.replay.compare import WindowPair, compare_losses, compare_samples, envelope, pair_windows
+from hpcai500.replay.compare import Envelope, WindowPair, compare_losses, compare_samples, pair_windows, step_losses
 from hpcai500.replay.machine import check_memory, count_need, differences, estimate_s, threads_of
 from hpcai500.replay.order import ORDER_NAME, ReplayOrder
 from hpcai500.replay.stretch import Origin, Stretch, checkpoint_file, choose_stretch
@@ -85,6 +85,7 @@ def replay_verdict(path: Path, verdict: Verdict, request: ReplayRequest) -> Verd
         why_not=[*verdict.why_not, "it is not valid"] if findings and verdict.valid else verdict.why_not,
         findings=[*verdict.findings, *findings],
         notes=[*verdict.notes, *notes],
+        checks=[*verdict.checks, "replay"],
     )
 
 
@@ -149,13 +150,13 @@ class _Replay:
             replayed, here = self._train(Path(folder) / "replay", config, "replay")
             pairs = pair_windows(stretch, replayed)
             reasons = differences(stretch, config, self._system, here)
-            allowed = None
+            envelope = None
             if reasons and not all(pair.is_equal for rank in pairs for pair in rank):
                 again = self._control(config)
                 control, _ = self._train(Path(folder) / "control", again, "control")
-                allowed = envelope(pairs, pair_windows(stretch, control))
-        findings = compare_losses(pairs, allowed) + compare_samples(stretch, replayed, pairs)
-        return Replayed(findings, self._notes(pairs, reasons, allowed))
+                envelope = Envelope(step_losses(replayed), step_losses(control))
+        findings = compare_losses(pairs, envelope) + compare_samples(pairs)
+        return Replayed(findings, self._notes(pairs, reasons, envelope))
 
     def _configure(self) -> RunConfig:
         """The run's configuration, with what this machine has: data, device, and precision where it has no GPU.
@@ -255,7 +256,7 @@ class _Replay:
             step=start.step,
             path=CHECKPOINT_NAME if checkpoint else "",
             sha256=checkpoint.sha256 if checkpoint else "",
-            num_steps=self._stretch.num_steps,
+            num_steps=self._stretch.num_steps + 1,  # the envelope looks one step ahead
         )
         write_json(folder / ORDER_NAME, order)
         with self._progress(folder, f"{title} of {self._stretch.place}"):
@@ -269,18 +270,17 @@ class _Replay:
             raise ReplayError(f"the {title} of {self._stretch.place} did not get to its end: {reason}")
         return read_run(folder, config), read_record(folder / "system.json", System)
 
-    def _notes(
-        self, pairs: Sequence[Sequence[WindowPair]], reasons: list[str], allowed: dict[int, float] | None
-    ) -> list[str]:
+    def _notes(self, pairs: Sequence[Sequence[WindowPair]], reasons: list[str], envelope: Envelope | None) -> list[str]:
         """What was replayed and how well it agrees, in sentences."""
         every = [pair for rank in pairs for pair in rank]
         num_equal = sum(pair.is_equal for pair in every)
         agreement = f"{num_equal} of {len(every)} windows are equal to the bit"
-        if allowed is not None:
-            worst = max(every, key=lambda pair: pair.difference / allowed[pair.end])
-            agreement += f", and the losses differ by {worst.difference:.1e} where {allowed[worst.end]:.1e} is allowed"
+        if envelope is not None:
+            worst = max(every, key=lambda pair: pair.difference / envelope.of(pair.steps))
+            allowed = envelope.of(worst.steps)
+            agreement += f", and the losses differ by at most {worst.difference:.1e} where {allowed:.1e} is allowed"
         notes = [f"replayed {self._stretch.describe()}: {agreement}"]
-        if allowed is not None:
+        if envelope is not None:
             notes.append(f"the replay could not be equal to the bit: {'; '.join(reasons)}")
         asked, num_steps = self._request.num_steps, self._stretch.num_steps
         if num_steps > asked:

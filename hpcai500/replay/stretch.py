@@ -14,7 +14,7 @@ from typing import Literal
 
 from hpcai500.checks.form import is_inside
 from hpcai500.errors import ReplayError
-from hpcai500.events import Checkpoint, EpochPart, Window
+from hpcai500.events import Checkpoint, Window
 from hpcai500.record import Position, RankLedger, RunRecord, Segment
 
 Origin = Literal["checkpoint", "beginning"]
@@ -50,12 +50,6 @@ class Stretch:
         return [
             window for window in windows_from(ledger, self.start) if window.first_step + window.num_steps <= self.end
         ]
-
-    def part(self, ledger: RankLedger) -> EpochPart | None:
-        """What a rank recorded of exactly these steps; None if its part of the epoch is another."""
-        mine = (*self.start, self.num_steps)
-        parts = ledger.values(EpochPart)
-        return next((part for part in parts if (part.epoch, part.first_step, part.steps) == mine), None)
 
     def describe(self) -> str:
         """What is replayed, in words."""
