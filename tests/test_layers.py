@@ -9,24 +9,33 @@ import pytest
 
 JUDGE_HALF = (
     "hpcai500",
+    "hpcai500.applied_rules",
     "hpcai500.checks",
+    "hpcai500.convergence",
     "hpcai500.edition",
     "hpcai500.events",
+    "hpcai500.explain",
+    "hpcai500.export",
     "hpcai500.finding",
     "hpcai500.flop_forms",
     "hpcai500.formats",
+    "hpcai500.junit",
     "hpcai500.learning_rate",
     "hpcai500.ledger",
     "hpcai500.metrics",
+    "hpcai500.mllog",
     "hpcai500.qualities",
     "hpcai500.record",
     "hpcai500.register.cli",
     "hpcai500.register.server",
     "hpcai500.register.ticket",
     "hpcai500.rulebook",
+    "hpcai500.sarif",
+    "hpcai500.schemas",
     "hpcai500.sign",
     "hpcai500.signature",
     "hpcai500.submission",
+    "hpcai500.verdict",
     "hpcai500.verify",
 )
 HEAVY = (
@@ -43,6 +52,7 @@ HEAVY = (
     "submitit",
 )
 RUN_HALF = ("comm", "pipelines", "models", "workloads", "engine", "train", "system", "collector", "flop", "launch")
+RUN_HALF += ("replay",)
 
 
 @pytest.mark.parametrize("module", JUDGE_HALF)
