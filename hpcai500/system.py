@@ -57,7 +57,7 @@ def describe_node(num_cores: int | None = None) -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "instruction_sets": processor["instruction_sets"],
         "accelerators": _read_accelerators(),
-        "network": _read_network(Path("/sys/class/net")),
+        "network": _read_network(Path("/sys/class/net"), Path("/sys/class/infiniband")),
     }
 
 
@@ -104,10 +104,15 @@ def _read_accelerators() -> list[dict[str, Any]]:
     return [{"name": device.name, "memory_bytes": device.total_memory} for device in properties]
 
 
-def _read_network(folder: Path) -> list[dict[str, Any]]:
-    """Read the network interfaces, loopback left out; the kernel gives the speed in Mbit/s, -1 where unknown."""
-    interfaces = []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+def _read_network(interfaces: Path, adapters: Path) -> list[dict[str, Any]]:
+    """Read the network interfaces, loopback left out; the kernel gives the speed in Mbit/s, -1 where unknown.
+
+    Args:
+        interfaces: the kernel's folder net.
+        adapters: its folder infiniband: ports of RDMA adapters, of which those count that have no interface.
+    """
+    network = []
+    for path in sorted(interfaces.iterdir()) if interfaces.is_dir() else []:
         if path.name == "lo":
             continue
         try:
@@ -118,8 +123,23 @@ def _read_network(folder: Path) -> list[dict[str, Any]]:
             state = (path / "operstate").read_text().strip()
         except OSError:
             state = "unknown"
-        interfaces.append({"name": path.name, "state": state, "speed_bits_per_s": speed_bits_per_s or None})
-    return interfaces
+        network.append({"name": path.name, "state": state, "speed_bits_per_s": speed_bits_per_s or None})
+    for path in sorted(adapters.glob("*/ports/*")):
+        adapter = path.parents[1]
+        if not any((adapter / "device/net").glob("*")):
+            network.append({"name": f"{adapter.name}:{path.name}", **_read_port(path)})
+    return network
+
+
+def _read_port(path: Path) -> dict[str, Any]:
+    """State and speed of an RDMA port, whose files say "4: ACTIVE" and "100 Gb/sec (4X EDR)"."""
+    try:
+        state, speed = (path / "state").read_text(), (path / "rate").read_text()
+    except OSError:
+        return {"state": "unknown", "speed_bits_per_s": None}
+    gigabits = re.match(r"[\d.]+(?= Gb/sec)", speed)
+    speed_bits_per_s = round(float(gigabits.group()) * 1e9) if gigabits else 0
+    return {"state": "up" if "ACTIVE" in state else "down", "speed_bits_per_s": speed_bits_per_s or None}
 
 
 def _read_os_name(path: Path) -> str:

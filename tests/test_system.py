@@ -59,9 +59,26 @@ def test_network_speeds_are_bits_per_second_and_unknown_ones_are_null(tmp_path: 
         (tmp_path / name).mkdir()
         (tmp_path / name / "speed").write_text(speed)
         (tmp_path / name / "operstate").write_text("up\n")
-    assert system._read_network(tmp_path) == [
+    assert system._read_network(tmp_path, tmp_path / "none") == [
         {"name": "eth0", "state": "up", "speed_bits_per_s": None},
         {"name": "ib0", "state": "up", "speed_bits_per_s": 100_000_000_000},
+    ]
+
+
+def test_an_rdma_adapter_without_an_interface_is_a_network_too(tmp_path: Path) -> None:
+    ports = (("efa_0", "4: ACTIVE", "100 Gb/sec (4X EDR)"), ("hca_0", "1: DOWN", "2.5 Gb/sec (1X SDR)"))
+    for name, state, rate in (*ports, ("mlx5_0", "4: ACTIVE", "200 Gb/sec (4X HDR)"), ("odd_0", "4: ACTIVE", "fast")):
+        port = tmp_path / name / "ports/1"
+        port.mkdir(parents=True)
+        (port / "state").write_text(state + "\n")
+        (port / "rate").write_text(rate + "\n")
+    (tmp_path / "mlx5_0/device/net/ib0").mkdir(parents=True)  # listed as ib0
+    (tmp_path / "usnic_0/ports/1").mkdir(parents=True)
+    assert system._read_network(tmp_path / "none", tmp_path) == [
+        {"name": "efa_0:1", "state": "up", "speed_bits_per_s": 100_000_000_000},
+        {"name": "hca_0:1", "state": "down", "speed_bits_per_s": 2_500_000_000},
+        {"name": "odd_0:1", "state": "up", "speed_bits_per_s": None},
+        {"name": "usnic_0:1", "state": "unknown", "speed_bits_per_s": None},
     ]
 
 

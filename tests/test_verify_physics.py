@@ -189,6 +189,16 @@ def test_gpus_draw_between_their_rest_and_their_limit(forger: Forger, watts: flo
     assert physics_found(forger) == (set() if is_possible else {"physics.energy"})
 
 
+def test_no_huge_number_of_a_machine_or_its_energy_makes_the_verifier_raise(forger: Forger) -> None:
+    huge = 2**63 - 1
+    edit_node(
+        forger, num_cores=huge, num_sockets=huge, network=[{"name": "e", "state": "up", "speed_bits_per_s": huge}]
+    )
+    draw(forger, 1.7e308, num_devices=huge, seconds=1)
+    every_rank(forger, "energy", lambda value: value.update(duration_ns=huge), 0)
+    assert physics_found(forger) == {"physics.energy"}
+
+
 def test_the_energy_of_unknown_gpus_is_not_bounded(forger: Forger) -> None:
     use_gpus(forger, "NVIDIA H300", "NVIDIA H300")
     draw(forger, 5000, source="nvml", num_devices=2)

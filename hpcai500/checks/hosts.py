@@ -7,7 +7,6 @@ windows, however the ranks take turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,17 +111,23 @@ def ledgers_by_host(segment: Segment) -> dict[str, list[RankLedger]]:
 def _read_host(machine: Machine, host: str, ledgers: list[RankLedger], num_hosts: int) -> HostPart:
     samples = steps = Pace(0.0, "")
     windows: dict[tuple[int, int], Work] = {}
-    for ledger in ledgers:
-        for line, window in _windows(ledger):
-            pace = rate(window.samples, window.duration_ns)
+    for ledger in ledgers:  # some hundred thousand windows in a large run, so one loop for all that is asked of them
+        for entry in ledger.entries_of(Window):
+            window = entry.value
+            assert isinstance(window, Window)
+            duration_ns, num_samples = window.duration_ns, window.samples
+            pace = rate(num_samples, duration_ns)
             if pace > samples.rate:
-                samples = Pace(pace, f"{ledger.place}:{line}:duration_ns")
-            pace = rate(window.num_steps, window.duration_ns)
+                samples = Pace(pace, f"{ledger.place}:{entry.line}:duration_ns")
+            pace = rate(window.num_steps, duration_ns)
             if pace > steps.rate:
-                steps = Pace(pace, f"{ledger.place}:{line}:duration_ns")
+                steps = Pace(pace, f"{ledger.place}:{entry.line}:duration_ns")
             key = (window.epoch, window.first_step)
-            before = windows.get(key, Work(0, 0))
-            windows[key] = Work(before.samples + window.samples, max(before.duration_ns, window.duration_ns))
+            before = windows.get(key)
+            if before is not None:
+                num_samples += before.samples
+                duration_ns = max(duration_ns, before.duration_ns)
+            windows[key] = Work(num_samples, duration_ns)
     return HostPart(
         run=machine.run,
         host=host,
@@ -134,9 +139,3 @@ def _read_host(machine: Machine, host: str, ledgers: list[RankLedger], num_hosts
         steps=steps,
         windows=windows,
     )
-
-
-def _windows(ledger: RankLedger) -> Iterator[tuple[int, Window]]:
-    for entry in ledger.entries_of(Window):
-        if isinstance(entry.value, Window):
-            yield entry.line, entry.value
