@@ -367,7 +367,7 @@ RULEBOOK: dict[str, Rule] = {
         "if the device is right and its peak in rules/devices.toml is not, report it with a source",
     ),
     "physics.device": Rule(
-        "A run on accelerators has some; if it may be ranked, rules/devices.toml lists them or the self-check measured.",
+        "A run on accelerators has some; if it may be ranked, they are in rules/devices.toml or were measured.",
         "Without a peak nobody knows whether a speed is possible.",
         _MEASURE,
     ),
