@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from hpcai500.__main__ import main
+from hpcai500.announced import check_unused
 from hpcai500.errors import HpcAi500Error, RecordError, UnknownNameError, UsageError
 from hpcai500.formats import SignedTicket, read_config, read_record
 from hpcai500.launches import note_submission
@@ -550,6 +551,7 @@ def test_announced_runs_are_trained_and_those_that_never_were_are_listed(
 
     assert submit(["--ticket", "ticket.json", "--data", str(smoke_data), "--device", "cpu", "--output", "second"]) == 2
     assert "announces the runs of one submission only; go on there with" in capsys.readouterr().err
+    check_unused(signed, home / "out")  # a job that is started again finds its own folder
 
     assert submit(["--resume", "out", "--assemble"]) == 0
     assert "note: run run-2 interrupted: it is listed and not counted" in capsys.readouterr().out
