@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from hpcai500.comm.communicator import Communicator
 from hpcai500.errors import RecordError
 
 StepTable = dict[str, NDArray[np.int64]]
+Named = TypeVar("Named", h5py.Group, h5py.Dataset)
 
 
 class StepRecorder:
@@ -79,16 +81,62 @@ class RankTimes:
 STRAGGLER_RATIO = 1.1  # our choice: one rank in ten percent of the others is what a quiet machine shows
 
 
+def _read_epochs(file: h5py.File, *, size_bytes: int) -> list[StepTable]:
+    """The tables of all epochs.
+
+    Raises:
+        ValueError: a data set is not one that StepRecorder writes: plain int64 in this very file.
+    """
+    epochs: list[StepTable] = []
+    num_bytes = 0
+    for epoch in file:
+        table: StepTable = {}
+        for phase in _own(file, epoch, h5py.Group):
+            times = _own(file[epoch], phase, h5py.Dataset)
+            layout = times.id.get_create_plist()
+            is_plain = layout.get_layout() == h5py.h5d.CONTIGUOUS and layout.get_external_count() == 0
+            num_bytes += times.nbytes
+            # A contiguous data set takes its whole place in the file, so that reading it takes no more than that.
+            if not is_plain or times.id.get_storage_size() != times.nbytes or num_bytes > size_bytes:
+                raise ValueError(f"{epoch}/{phase} is compressed, lies elsewhere or is larger than the file")
+            if (
+                times.dtype != np.int64
+                or times.ndim != 2
+                or (table and times.shape != next(iter(table.values())).shape)
+            ):
+                raise ValueError(f"{epoch}/{phase} is no table of int64 like the others (ranks, steps)")
+            table[phase] = times[:]
+        if "communication_ns" not in table or (epochs and len(table["communication_ns"]) != len(_first(epochs[0]))):
+            raise ValueError(f"{epoch} is not of all ranks, or lacks communication_ns")
+        epochs.append(table)
+    if not epochs or not _first(epochs[0]).size:
+        raise ValueError("it has no steps")
+    return epochs
+
+
+def _first(table: StepTable) -> NDArray[np.int64]:
+    return next(iter(table.values()))
+
+
+def _own(group: h5py.Group, name: str, kind: type[Named]) -> Named:
+    """What a group holds itself under a name; links to elsewhere are not followed."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or group.get(name, getclass=True) is not kind:
+        raise ValueError(f"{name} is a link, or no {kind.__name__}")
+    return cast("Named", group[name])
+
+
 def read_rank_times(path: Path) -> list[RankTimes]:
-    """Read ``steps.h5`` into a table of ranks.
+    """Read ``steps.h5`` into a table of ranks. The file may be a stranger's: what is read is no larger than it is.
 
     Raises:
         RecordError: the file is missing or is not one of step times.
     """
     try:
+        if not path.is_file():  # a pipe would block
+            raise ValueError("it is no file")
         with h5py.File(path, "r") as file:
-            epochs = [{name: group[name][:] for name in group} for group in file.values()]
-    except OSError as error:
+            epochs = _read_epochs(file, size_bytes=path.stat().st_size)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise RecordError(f"step times cannot be read from {str(path)!r}; is it a run's steps.h5?") from error
     total = np.concatenate([sum(epoch.values()) for epoch in epochs], axis=1)
     own = total - np.concatenate([epoch["communication_ns"] for epoch in epochs], axis=1)

@@ -103,16 +103,17 @@ def test_from_a_checkpoint_losses_are_equal_to_the_bit(
 
 
 @pytest.mark.mpi
-def test_from_the_beginning_a_loss_that_was_altered_is_found_and_the_others_are_equal_to_the_bit(
+def test_from_the_beginning_what_was_altered_is_found_and_the_other_losses_are_equal_to_the_bit(
     submitted: Path,
 ) -> None:
-    def flatter(lines: list[dict[str, Any]]) -> None:
-        first = next(line["value"] for line in lines if line["event"] == "window")
-        first["loss_sum"] *= 0.99
+    def first_window(lines: list[dict[str, Any]]) -> dict[str, Any]:
+        return next(line["value"] for line in lines if line["event"] == "window")
 
-    Forger(submitted).edit_lines(flatter, rank=1)
+    forger, (left_out, _) = Forger(submitted), read(submitted).ledgers[0].values(Window)[:2]
+    forger.edit_lines(lambda lines: first_window(lines).update(samples=left_out.samples - 1), rank=0)
+    forger.edit_lines(lambda lines: first_window(lines).update(loss_sum=first_window(lines)["loss_sum"] * 0.99), rank=1)
     replayed = replay(submitted, origin="beginning", num_steps=2)
-    (finding,) = replayed.findings
+    finding, of_samples = replayed.findings
     assert finding.rule == "replay.losses"
     assert finding.place.startswith("run-1/ledger/rank-00001.jsonl:")
     assert "to the bit, as replayed" in finding.expected
@@ -120,6 +121,8 @@ def test_from_the_beginning_a_loss_that_was_altered_is_found_and_the_others_are_
     assert repr(window.loss_sum) in finding.found
     equal, of = map(int, re.search(r"(\d) of (\d) windows are equal to the bit", replayed.notes[0]).groups())  # type: ignore[union-attr]
     assert equal == of - 1
+    assert (of_samples.rule, of_samples.found) == ("replay.data", str(left_out.samples - 1))
+    assert of_samples.place.startswith("run-1/ledger/rank-00000.jsonl:")
 
 
 @pytest.mark.mpi
