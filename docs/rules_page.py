@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hpcai500.convergence import Point, Reference, lower_envelope
 from hpcai500.edition import Edition, Setting, Size, Workload, load_edition
 
 HEAD = """.. This page is written from rules/ by docs/rules_page.py; edit the rules, not the page.
@@ -49,6 +50,7 @@ def rules_page(edition: Edition) -> str:
         parts.append(f"{workload.title}\n{'-' * len(workload.title)}\n\n")
         parts.append(sizes_table(workload))
         parts.append(settings_table(edition, workload))
+        parts.append(convergence_tables(edition, workload))
     parts += ["Devices\n-------\n\n", DEVICES, devices_table(edition)]
     return "".join(parts)
 
@@ -75,6 +77,55 @@ def settings_table(edition: Edition, workload: Workload) -> str:
     ]
     head = ["setting", "default", "other sizes", "layer", "may change at", "meaning"]
     return "Settings, for ``--set KEY=VALUE``:\n\n" + table(head, rows) + "\n"
+
+
+CONVERGENCE = """Reference convergence points; ``hpcai500/convergence.py`` says how they are tested. A submission
+is invalid if it reaches a quality in so few epochs that runs like the references' would do so with a probability below
+{invalid:g}; below {unusual:g} it is warned of.
+
+"""
+NO_CONVERGENCE = "There are no reference convergence points: how fast it learns is not judged.\n\n"
+
+
+def convergence_tables(edition: Edition, workload: Workload) -> str:
+    rules = edition.convergence
+    references = [one for one in rules.references if one.workload == workload.name]
+    points = [
+        [
+            reference.size,
+            ", ".join(reference.levels),
+            str(point.quality),
+            f"{point.batch_size:,}",
+            f"{point.mean_epochs:g} +- {point.std_epochs:g}",
+            str(point.num_runs),
+            "yes" if _is_on_envelope(point, reference) else "no",
+            "any" if reference.any_recipe else "default",
+            ", ".join(reference.data_sources),
+            reference.source,
+        ]
+        for reference in references
+        for point in reference.points
+    ]
+    head = ["size", "levels", workload.quality, "global batch", "epochs", "runs", "on the envelope", "recipe", "data"]
+    text = CONVERGENCE.format(invalid=rules.invalid_below, unusual=rules.unusual_below)
+    text = text + table([*head, "source"], points) + "\n" if points else ""
+    missing = [size.name for size in workload.sizes.values() if size.rankable and not _has_points(references, size)]
+    text += "".join(f"Size {name}: {NO_CONVERGENCE}" for name in missing)
+    bounds = [
+        [one.size, ", ".join(one.levels), "any" if one.any_recipe else "default", str(one.highest_quality), one.source]
+        for one in references
+        if one.highest_quality is not None
+    ]
+    head = ["size", "levels", "recipe", f"highest {workload.quality}", "source"]
+    return text + (f"Qualities above all that is known are refused:\n\n{table(head, bounds)}\n" if bounds else "")
+
+
+def _is_on_envelope(point: Point, reference: Reference) -> bool:
+    return point in lower_envelope([one for one in reference.points if one.quality == point.quality])
+
+
+def _has_points(references: list[Reference], size: Size) -> bool:
+    return any(one.points for one in references if one.size == size.name)
 
 
 def by_size(setting: Setting) -> str:

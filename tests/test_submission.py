@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import msgspec
 import pytest
+from msgspec.structs import replace
 from recording import EDITION, NS_PER_S, Forger, record_submission
 
 from hpcai500.errors import RecordError, UsageError
@@ -22,6 +24,7 @@ from hpcai500.submission import (
     read_config,
     read_record,
     result_from_ledgers,
+    summarise,
     write_json,
 )
 
@@ -107,6 +110,48 @@ def test_a_submission_holds_all_started_runs_and_medians_over_the_completed(tmp_
     assert submission.summary.vflops_interval == bootstrap_interval(of_all, window=2)
     assert not submission.summary.rankable
     assert submission.summary.why_not
+
+
+def results_with(scores: list[float | None], path: Path) -> list[RunResult]:
+    """Results with these scores; None is a run that failed."""
+    result = read_record(path.parent / "run-1" / "result.json", RunResult)
+    return [
+        replace(result, vflops=score, status="failed" if score is None else "completed", run_id=f"run-{number}")
+        for number, score in enumerate(scores)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "rankable", "reason"),
+    [
+        ([100.0, 101.0, 99.0, 102.0, 98.0], True, ""),
+        (
+            [100.0, 120.0, 80.0, 110.0, 90.0],
+            False,
+            r"too noisy: .* \+-20.0 % of it, and at most 5 % .*; 75 more runs would",
+        ),
+        ([100.0, 105.2, 94.8, 100.0, 100.0], False, "5.2 % of it, and at most 5 % is ranked; 1 more run would do"),
+        ([100.0], False, "cannot be told from one run"),
+        ([100.0, None, None, None, None, None], False, "runs without a score"),
+    ],
+)
+def test_a_score_that_is_too_noisy_is_not_ranked_and_says_how_many_more_runs_would_do(
+    path: Path, scores: list[float | None], rankable: bool, reason: str
+) -> None:
+    summary = summarise(results_with(scores, path), EDITION.workload("resnet50").size("official"))
+    assert summary.rankable == rankable
+    assert re.search(reason, " ".join(summary.why_not))
+
+
+def test_a_size_that_is_never_ranked_says_only_that(path: Path) -> None:
+    assert len(summarise(results_with([1.0, 100.0], path), SIZE).why_not) == 1
+    assert summarise(results_with([1.0, 100.0], path), SIZE).more_runs_needed is None
+
+
+def test_runs_are_listed_in_the_order_in_which_they_started(path: Path) -> None:
+    folders = [path.parent / "run-2", path.parent / "run-1"]
+    submission = assemble_submission(folders, path.parent / "second.json", EDITION)
+    assert [run.folder for run in submission.runs] == ["run-1", "run-2"]
 
 
 def test_every_file_of_a_run_but_its_checkpoints_is_digested(path: Path) -> None:
