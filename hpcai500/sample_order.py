@@ -125,7 +125,7 @@ class EpochDigests:
         table = self._tables.get(num_ranks)
         if table is None:
             table = self._tables[num_ranks] = self._table(num_ranks)
-        return (int(table[first_step + steps, rank]) - int(table[first_step, rank])) & MASK_64
+        return (table.item(first_step + steps, rank) - table.item(first_step, rank)) & MASK_64
 
     def _table(self, num_ranks: int) -> UInt64Array:
         """Digests of the first 0, 1, 2, ... steps of each rank: shape (num_steps + 1, num_ranks)."""

@@ -558,7 +558,8 @@ def test_a_number_of_ranks_beyond_memory_does_not_stop_the_verifier(forger: Forg
 
 
 @pytest.mark.parametrize(
-    "event", ["window", "epoch_part", "evaluation_shard", "evaluation", "model_built", "data_open"]
+    "event",
+    ["window", "epoch_part", "evaluation_shard", "evaluation", "model_built", "data_open", "start_up", "checkpoint"],
 )
 def test_no_huge_number_makes_the_verifier_raise(forger: Forger, event: str) -> None:
     def change(value: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ def check_clock(case: Case) -> list[Finding]:
 
 def duration_of(event: Event) -> int:
     """How long what a line of the ranked clock tells of took, in ns; 0 if it has no duration."""
-    return event.duration_ns if isinstance(event, Window | EvaluationShard | Evaluation | Checkpoint) else 0
+    return event.duration_ns if isinstance(event, (Window, EvaluationShard, Evaluation, Checkpoint)) else 0
 
 
 def check_durations(case: Case) -> list[Finding]:

@@ -19,20 +19,9 @@ from hpcai500.record import RankLedger, Segment
 
 SKEW_NS = NS_PER_S  # clocks of ranks apart; NTP keeps them within a hundredth, and the self-check asks for a twentieth
 Key = tuple[str, int, int]
-
-
-class Part(NamedTuple):
-    """A rank's part in something that all ranks do together.
-
-    Attributes:
-        key: what it is.
-        begin_ns: when the rank began at the latest; None if others do not wait for it.
-        end_ns: when the rank had it behind it; None if it does not wait for others.
-    """
-
-    key: Key
-    begin_ns: int | None
-    end_ns: int | None
+# What a rank did with all others: what it was, when it began at the latest, and when it had it behind it; None where
+# the others do not wait for its beginning, or it does not wait for them.
+Part = tuple[Key, int | None, int | None]
 
 
 def check_skew(case: Case) -> list[Finding]:
@@ -85,16 +74,16 @@ def _parts(entry: Entry) -> Iterator[Part]:
     """The parts that a line tells of; a line is written when its rank has done what it says."""
     value, time_ns = entry.value, entry.time_ns
     if isinstance(value, Window):
-        yield Part((value.EVENT, value.epoch, value.first_step), time_ns - value.duration_ns, time_ns)
+        yield ((value.EVENT, value.epoch, value.first_step), time_ns - value.duration_ns, time_ns)
     elif isinstance(value, EvaluationShard):
-        yield Part((value.EVENT, value.epoch, 0), time_ns - value.duration_ns, time_ns)
-        yield Part(("evaluation", value.epoch, 0), time_ns, None)
+        yield ((value.EVENT, value.epoch, 0), time_ns - value.duration_ns, time_ns)
+        yield (("evaluation", value.epoch, 0), time_ns, None)
     elif isinstance(value, Evaluation):
-        yield Part((value.EVENT, value.epoch, 0), None, time_ns - value.duration_ns)
+        yield ((value.EVENT, value.epoch, 0), None, time_ns - value.duration_ns)
     elif isinstance(value, Checkpoint):
-        yield Part((value.EVENT, value.epoch, value.step), time_ns - value.duration_ns, time_ns)
+        yield ((value.EVENT, value.epoch, value.step), time_ns - value.duration_ns, time_ns)
     elif isinstance(value, StartUp):
-        yield Part((value.EVENT, 0, 0), time_ns - value.wait_ns, time_ns)
+        yield ((value.EVENT, 0, 0), time_ns - value.wait_ns, time_ns)
 
 
 def check_boot(case: Case) -> list[Finding]:
