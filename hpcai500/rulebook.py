@@ -115,6 +115,11 @@ RULEBOOK: dict[str, Rule] = {
         "A failed run could pass as completed.",
         "assemble the submission again with `hpcai500 submit --resume FOLDER`",
     ),
+    "chain.hosts": Rule(
+        "The hosts of a run's ranks are those that its system files describe.",
+        "A stronger or weaker machine than described could have made the run.",
+        _MEND,
+    ),
     "chain.local_ranks": Rule(
         "The ranks of a host count their places there from 0, each once.",
         "One place could be told of twice, and another left out.",
@@ -177,6 +182,17 @@ RULEBOOK: dict[str, Rule] = {
     ),
     "level.setting_value": Rule("Every setting has a value that it can take.", "Others have no meaning.", _AGAIN),
     "level.unknown_setting": Rule("Every setting is one of the workload's.", "Others have no meaning.", _AGAIN),
+    "level.code": Rule(
+        "All ranks and runs run the same workload code, at a level that closes layer 7 that of a release.",
+        "Another program would be measured under the name of the reference.",
+        "verify with the hpcai500 version that made the runs; if its code was changed, submit to system or free level",
+    ),
+    "level.equivalence": Rule(
+        "At system level, workload code that is not a release's is proven to compute what the reference computes.",
+        "An implementation that computes less would be faster, and one that computes something else says nothing.",
+        "write equivalence.json with `hpcai500 equivalence`, or as docs/equivalence.rst defines it, beside the "
+        "submission, and assemble that anew; or submit to free level",
+    ),
     # runs as a whole
     "runs.number": Rule(
         "As many runs completed as the size demands.",

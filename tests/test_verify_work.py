@@ -176,6 +176,11 @@ MUTATIONS = (
              lambda f: f.edit_events("run_open", lambda v: v.update(monotonic_ns=v["monotonic_ns"] - 10**12), rank=1)),
     Mutation("check_boot", "times.boot", "a rank's clocks moved, but not the monotonic one",
              lambda f: move_rank_1(f, 600, monotonic=False)),
+    Mutation("check_hosts", "chain.hosts", "ranks on a host that nobody describes",
+             lambda f: f.edit_events("run_open", lambda v: v.update(host="node7"))),
+    Mutation("check_hosts", "chain.hosts", "a description of another host", lambda f: (
+        f.edit_json(f.run(1) / "system.json", lambda s: s["nodes"][0].update(host="a better one")),
+        f.edit_submission(lambda s: s["system"]["nodes"][0].update(host="a better one")))),
     Mutation("check_local_ranks", "chain.local_ranks", "two ranks in one place", one_line("run_open", local_rank=0)),
     Mutation("check_local_ranks", "chain.local_ranks", "a place left out", one_line("run_open", local_rank=7)),
     Mutation("check_start_up", "times.start_up", "ten seconds for the data", one_line("start_up", data_open_ns=10**10)),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from hpcai500.checks.case import Case
 from hpcai500.checks.hosts import ledgers_by_host
 from hpcai500.checks.times import CLOCK_STEP_NS, NS_PER_S
-from hpcai500.events import Checkpoint, Evaluation, EvaluationShard, StartUp, Window
+from hpcai500.events import Checkpoint, DataOpen, Evaluation, EvaluationShard, StartUp, Window
 from hpcai500.finding import Finding
 from hpcai500.ledger import Entry
 from hpcai500.record import RankLedger, Segment
@@ -101,6 +101,23 @@ def check_boot(case: Case) -> list[Finding]:
                     place = f"{ledgers[0].place}:1:monotonic_ns"
                     expected = f"one moment, within {CLOCK_STEP_NS} ns, at which {host} counted 0 on all of its ranks"
                     findings.append(Finding("times.boot", place, expected, f"{max(booted_ns) - min(booted_ns)} ns"))
+    return findings
+
+
+def check_hosts(case: Case) -> list[Finding]:
+    """The hosts on which ranks opened the data are described in the run's system files, and none without ranks is."""
+    findings = []
+    for run in case.completed:
+        if run.system is None:
+            continue  # reading the run found that it is missing
+        described = {node.host for system in (run.system, *run.later_systems) for node in system.nodes}
+        hosts = [(ledger.opened.host, ledger) for ledger in run.record.ledgers if ledger.opened is not None]
+        idle = described - {host for host, _ in hosts}
+        unknown = {host for host, ledger in hosts if ledger.entries_of(DataOpen)} - described
+        if idle or unknown:
+            place = f"{run.place}/system.json:nodes"
+            found = f"{sorted(idle)[:10]} without ranks, {sorted(unknown)[:10]} not described"
+            findings.append(Finding("chain.hosts", place, "the hosts of all ranks", found[:1000]))
     return findings
 
 
