@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("hpcai500.train", "one rank of a run; started by submit or by a job script"),
     "status": ("hpcai500.status", "show how far your submissions are, in the queue and in training"),
     "watch": ("hpcai500.watch", "follow a submission until its runs are over"),
+    "equivalence": ("hpcai500.equivalence.command", "prove that changed code computes what the reference computes"),
     "verify": ("hpcai500.verify", "decide whether a submission is valid"),
     "explain": ("hpcai500.explain", "say what a rule of the verifier demands, why, and what to do"),
     "export": ("hpcai500.export", "write MLPerf's logs of a submission, and JSON Schemas"),

@@ -192,6 +192,8 @@ class Edition(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     processors: Processors
     convergence: Convergence
+    releases: dict[str, str] = {}
+    """Digest of the workload's code of each released version (hpcai500/code_digest.py)."""
 
     def workload(self, name: str) -> Workload:
         """The workload of that name.
@@ -301,13 +303,15 @@ def read_edition(folder: Path) -> Edition:
         devices=devices,
         processors=processors,
         convergence=_read_convergence(folder / "convergence.toml"),
+        releases=_read_releases(folder / "releases.toml"),
     )
 
 
 def rules_digest(folder: Path) -> str:
-    """sha256 over names, lengths and bytes of all TOML files of the rules, in the order of their names."""
+    """sha256 over names, lengths and bytes of all TOML and JSON files of the rules, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.toml"), key=lambda path: path.relative_to(folder).as_posix()):
+    files = [*folder.rglob("*.toml"), *folder.rglob("*.json")]
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
@@ -327,6 +331,13 @@ def _read_convergence(path: Path) -> Convergence:
         return msgspec.convert(_read_toml(path), Convergence)
     except msgspec.ValidationError as error:
         raise RulesError(f"{path} does not hold reference convergence points: {error}") from error
+
+
+def _read_releases(path: Path) -> dict[str, str]:
+    try:
+        return msgspec.convert(_read_toml(path).get("code_sha256"), dict[str, str])
+    except msgspec.ValidationError as error:
+        raise RulesError(f"{path} does not list the code of releases: {error}") from error
 
 
 def _read_workload(path: Path, levels: dict[str, Level]) -> Workload:

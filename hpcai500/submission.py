@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hpcai500 import metrics
 from hpcai500.edition import Edition, Size, load_edition
+from hpcai500.equivalence.proof import PROOF_NAME
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import (
     Checkpoint,
@@ -302,7 +303,9 @@ def _variation_of_epochs(results: Sequence[RunResult]) -> float | None:
 def assemble_submission(
     run_folders: Sequence[Path], output: Path, edition: Edition | None = None, *, submitter: str | None = None
 ) -> Submission:
-    """Write submission.json over all started runs, failed ones too, with the ticket.json beside it if there is one.
+    """Write submission.json over all started runs, failed ones too.
+
+    The ticket.json and the equivalence.json beside it belong to it, if they are there.
 
     A run that the ticket announced is listed also if it never started.
 
@@ -322,7 +325,7 @@ def assemble_submission(
     first = next((run for run in runs if run.status == "completed"), runs[0])
     config = first.config
     size = (edition or load_edition()).workload(config.workload).size(config.size)
-    ticket = output.with_name(TICKET_NAME)
+    ticket, proof = output.with_name(TICKET_NAME), output.with_name(PROOF_NAME)
     submission = Submission(
         edition=config.edition,
         rules_sha256=config.rules_sha256,
@@ -337,6 +340,7 @@ def assemble_submission(
         runs=[_submitted_run(run, output.parent) for run in runs],
         summary=summarise([compute_result(run, size) for run in runs], size),
         ticket=read_record(ticket, SignedTicket) if ticket.exists() else None,
+        equivalence=file_digest(proof) if proof.exists() else None,
     )
     write_json(output, submission)
     return submission

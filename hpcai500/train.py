@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hpcai500.allocator import keep_freed_memory
+from hpcai500.code_digest import code_sha256
 from hpcai500.comm.communicator import open_communicator
 from hpcai500.comm.launchers import find_place
 from hpcai500.command import run_command
@@ -312,6 +313,7 @@ def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerW
             "wall_ns": ledger.wall_ns,
             "monotonic_ns": ledger.monotonic_ns,
             "package_version": __version__,
+            "code_sha256": code_sha256(),
             "ticket_sha256": config.announced.ticket_sha256 if config.announced else None,
         },
     )

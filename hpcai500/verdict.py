@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from hpcai500.deviations import Deviation
 from hpcai500.finding import Finding
 from hpcai500.formats import RunResult, Summary
 from hpcai500.register.trusted import UNREGISTERED
@@ -37,6 +38,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         workload: with level, size and edition, what was submitted; None where that cannot be read.
         checks: names of the checks that were applied; those of what ledgers say are not where ledgers are damaged.
         registration: who says that the runs were announced before they were made (hpcai500/register/trusted.py).
+        deviations: what differs from the reference, with the strictest level that allows it.
         signed_by: who vouches for the submission; None if nobody does, or not truly so.
     """
 
@@ -54,6 +56,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     checks: list[str] = []
     registration: str = UNREGISTERED
     signed_by: str | None = None
+    deviations: list[Deviation] = []
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -143,6 +146,8 @@ def print_verdict(verdict: Verdict) -> None:
         _print(f"runs: {verdict.registration}")
     if verdict.signed_by is not None:
         _print(f"signed by {verdict.signed_by}")
+    for deviation in verdict.deviations:
+        _print(f"deviation: {deviation}")
     for reason in verdict.why_not:
         _print(f"not rankable: {reason}")
     for note in verdict.notes:

@@ -41,6 +41,7 @@ import msgspec
 from hpcai500.applied_rules import check_name
 from hpcai500.checks import CONTENT_CHECKS, FORM_CHECKS, STRUCTURE_RULES, WHOLE_CHECKS
 from hpcai500.checks.case import Case, RunCase
+from hpcai500.checks.code import deviations
 from hpcai500.checks.learning import convergence_notes
 from hpcai500.checks.physics import unchecked
 from hpcai500.checks.register import register_notes
@@ -122,6 +123,7 @@ def verify_submission(
         registration=describe_registration(submission.ticket, trusted),
         signed_by=describe_signature(path, trusted),
         checks=[check_name(check) for check in checks],
+        deviations=deviations(case),
     )
 
 

@@ -23,6 +23,7 @@ from unittest import mock
 import msgspec
 from msgspec.structs import replace
 
+from hpcai500.code_digest import code_sha256
 from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.errors import RecordError
 from hpcai500.flop_forms import flop_form
@@ -45,6 +46,7 @@ from hpcai500.submission import (
     summarise,
     write_json,
 )
+from hpcai500.version import __version__
 
 NS_PER_S = 10**9
 FIRST_START_S = 1_790_000_000  # Unix time; runs follow each other every 10,000 s
@@ -243,7 +245,8 @@ def open_rank(
         "host": "node1",
         "pid": 40 + rank,
         "cores": "0-1",
-        "package_version": "0.1.0",
+        "package_version": __version__,
+        "code_sha256": code_sha256(),
     }
     opened |= {"config_sha256": read_config(folder)[1]}
     opened |= {"ticket_sha256": config.announced.ticket_sha256} if config.announced else {}

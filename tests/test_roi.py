@@ -102,7 +102,7 @@ def test_proposals_that_are_padding_are_not_learnt_from() -> None:
     chosen = module.choose_regions(nothing, *objects())
     assert chosen.is_sampled.sum(dim=1).tolist() == [2, 0]
     losses = module.losses(levels(), nothing, *objects())
-    scores, _ = module._predict(levels(), chosen.boxes)
+    scores, _ = module.predict(levels(), chosen.boxes)
     true = scores[chosen.is_sampled.flatten()]  # both objects, in any order
     expected = torch.nn.functional.cross_entropy(true, chosen.labels[chosen.is_sampled])
     torch.testing.assert_close(losses["loss_classifier"], expected)

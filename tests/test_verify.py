@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from recording import EDITION, NS_PER_S, Forger, Mutation, record_submission
+from test_verify_equivalence import MUTATIONS as EQUIVALENCE_MUTATIONS
 from test_verify_learning import MUTATIONS as LEARNING_MUTATIONS
 from test_verify_physics import MUTATIONS as PHYSICS_MUTATIONS
 from test_verify_register import MUTATIONS as REGISTER_MUTATIONS
@@ -364,6 +365,7 @@ MUTATIONS = (
              lambda f: compress_times(f, 100, walls=False)),
     Mutation("check_wall", "times.wall", "a wall clock of another year",
              lambda f: f.edit_events("clock_stop", lambda v: v.update(wall_ns=v["wall_ns"] + 10**18))),
+    *EQUIVALENCE_MUTATIONS,
     *PHYSICS_MUTATIONS,
     *REGISTER_MUTATIONS,
     *WORK_MUTATIONS,

@@ -109,7 +109,7 @@ class RoIHeads(nn.Module):
         device_type = boxes.device.type
         with torch.autocast(device_type, enabled=False):
             regions = self.choose_regions(proposals, boxes, labels)
-        scores, codes = self._predict(levels, regions.boxes)
+        scores, codes = self.predict(levels, regions.boxes)
         with torch.autocast(device_type, enabled=False):
             num_sampled = regions.is_sampled.sum().clamp(min=1)
             target = regions.labels.flatten()
@@ -157,7 +157,7 @@ class RoIHeads(nn.Module):
         """The objects in images of that height and width."""
         num_proposals = max(1, int(proposals.valid.sum(dim=1).max()))  # padding of all images need not be looked at
         boxes, valid = proposals.boxes[:, :num_proposals], proposals.valid[:, :num_proposals]
-        scores, codes = self._predict(levels, boxes)
+        scores, codes = self.predict(levels, boxes)
         shape = boxes.shape[:2]
         with torch.autocast(boxes.device.type, enabled=False):
             probabilities = scores.softmax(dim=1).view(*shape, -1)
@@ -192,7 +192,7 @@ class RoIHeads(nn.Module):
         labels = (order // num_candidates + 1) * (best > 0)
         return Detections(take(candidates, order) * (best > 0).unsqueeze(-1), best, labels)
 
-    def _predict(self, levels: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, levels: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class scores (batch * k, num_labels) and box codes (batch * k, num_labels, 4) of regions (batch, k, 4)."""
         config = self.config
         flat = boxes.flatten(0, 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hpcai500.equivalence.proof import Proof
 from hpcai500.errors import RecordError
 from hpcai500.events import EVENTS
 from hpcai500.formats import RunConfig, RunResult, SignedTicket, Submission, System, json_schema
@@ -25,6 +26,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REF_TEMPLATE = "#/$defs/{name}"
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "config": RunConfig,
+    "equivalence": Proof,
     "result": RunResult,
     "submission": Submission,
     "system": System,
