@@ -22,6 +22,7 @@ SELFCHECK_NAME = "selfcheck.json"  # what `hpcai500 selfcheck --json` found, in 
 Status = Literal["completed", "failed", "interrupted"]
 PositiveNumber = Annotated[float, Meta(gt=0)]
 MAX_RECORD_BYTES = 32 << 20  # a submission of 5 runs on 10,000 ranks takes 10 MB; objects take up to 16 times as much
+MAX_RUNS = 1000
 SMALL_RECORD_BYTES = 1 << 20  # a configuration or a result, however many ranks there are
 Form = TypeVar("Form")
 
@@ -190,7 +191,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     issuer_key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     issued_ns: UnixTime
     challenge: Sha256
-    num_runs: Annotated[int, Meta(ge=1, le=1000)]
+    num_runs: Annotated[int, Meta(ge=1, le=MAX_RUNS)]
     workload: Text
     level: Text
     size: Text
@@ -275,7 +276,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     data_source: Text
     dataset_sha256: Sha256
     system: System
-    runs: Annotated[list[SubmittedRun], Meta(min_length=1)]
+    runs: Annotated[list[SubmittedRun], Meta(min_length=1, max_length=MAX_RUNS)]
     summary: Summary
     ticket: SignedTicket | None = None
     equivalence: FileDigest | None = None
@@ -317,7 +318,7 @@ def decode(content: bytes, form: type[Form]) -> Form | list[str]:
         try:
             return msgspec.json.decode(content, type=form)
         except msgspec.ValidationError as error:
-            msgspec.json.decode(content)  # what comes after the first schema error may be no JSON at all
+            msgspec.json.decode(content, type=msgspec.Raw)  # what comes after it may be no JSON at all
             return _list_schema_errors(content, form) or [str(error)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"it is not JSON: {error}") from None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +20,11 @@ from hpcai500.checks.form import is_inside
 from hpcai500.errors import RecordError
 from hpcai500.finding import Finding
 from hpcai500.formats import Form, RunConfig, RunResult, SubmittedRun, System, decode, read_bytes
-from hpcai500.record import RunRecord, list_ledgers, read_segments
+from hpcai500.record import RunRecord, Segment, list_ledgers, read_segments
 
 LARGE_BYTES = 32 << 20  # of ledgers; below, starting processes takes longer than they save
+MAX_SUBMITTED_BYTES = 16 << 30  # of all files; those of 5 runs on 10,000 ranks take less than half of that
+MAX_SYSTEMS_BYTES = 8 << 20  # of the systems of a run's later segments; one of 10,000 nodes takes 6 MB
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ def judge_runs(case: Case, checks: RunChecks, *, jobs: int) -> tuple[list[Judged
         jobs: processes, at most; used where the ledgers are large.
     """
     submitted = case.submission.runs
-    is_large = sum(map(_ledger_bytes, (case.path.parent / run.folder for run in submitted))) > LARGE_BYTES
+    findings = _check_amount(case)
+    if findings:
+        return [], findings
+    is_large = sum(_ledger_bytes(case.path.parent, run.folder) for run in submitted) > LARGE_BYTES
     if min(jobs, len(submitted)) > 1 and is_large:
         from concurrent.futures import ProcessPoolExecutor  # slow to import, and rarely needed
 
@@ -69,13 +76,28 @@ def judge_runs(case: Case, checks: RunChecks, *, jobs: int) -> tuple[list[Judged
             judged = list(executor.map(_judge_run, [case] * len(submitted), submitted, [checks] * len(submitted)))
     else:
         judged = [_judge_run(case, run, checks) for run in submitted]
-    findings = [finding for _, of_reading in judged for finding in of_reading]
+    findings += [finding for _, of_reading in judged for finding in of_reading]
     return [run for run, _ in judged if run is not None], findings
 
 
-def _ledger_bytes(folder: Path) -> int:
+def _check_amount(case: Case) -> list[Finding]:
+    """What would take hours to read: more bytes than any submission has, or one folder again and again."""
+    sizes = (file.size_bytes for run in case.submission.runs for file in run.files.values())
+    if (total_bytes := sum(sizes)) > MAX_SUBMITTED_BYTES:
+        expected = f"at most {MAX_SUBMITTED_BYTES} bytes in all"
+        return [Finding("form.files", f"{case.place}:runs.files.size_bytes", expected, f"{total_bytes}")]
+    folders = Counter(os.path.realpath(case.path.parent / run.folder.replace("\0", "")) for run in case.submission.runs)
+    twice = [folder for folder, count in folders.items() if count > 1]
+    if twice:
+        found = f"{len(twice)} that are listed several times, the first is {Path(twice[0]).name!r}"
+        return [Finding("runs.seeds", f"{case.place}:runs.folder", "a folder of its own for each run", found)]
+    return []
+
+
+def _ledger_bytes(base: Path, folder: str) -> int:
     try:
-        return sum(path.stat().st_size for ranks in list_ledgers(folder).values() for path in ranks.values())
+        segments = list_ledgers(base / folder) if is_inside(base, folder) else {}
+        return sum(path.stat().st_size for ranks in segments.values() for path in ranks.values())
     except (OSError, ValueError):  # reading the run says so in words
         return 0
 
@@ -95,7 +117,8 @@ def _judge_run(case: Case, submitted: SubmittedRun, checks: RunChecks) -> tuple[
         if not findings and not any(finding.rule in checks.structure_rules for finding in found):
             found += [finding for check in checks.content for finding in check(alone)]
             result = alone.results[0]
-        return JudgedRun(replace(run, record=run.record.of_rank_0()), found, result), findings
+        kept = list(dict.fromkeys(found))  # of too many findings only the rules differ
+        return JudgedRun(replace(run, record=run.record.of_rank_0()), kept, result), findings
     finally:
         if was_enabled:
             gc.enable()
@@ -123,7 +146,6 @@ def _read_run(case: Case, submitted: SubmittedRun, findings: list[Finding]) -> R
         result = _read(folder / "result.json", RunResult, f"{place}/result.json", findings)
     if is_complete or (folder / "system.json").exists():
         system = _read(folder / "system.json", System, f"{place}/system.json", findings)
-    later = [_read(path, System, f"{place}/{path.name}", findings) for path in sorted(folder.glob("system-*.json"))]
     return RunCase(
         submitted=submitted,
         place=place,
@@ -131,8 +153,25 @@ def _read_run(case: Case, submitted: SubmittedRun, findings: list[Finding]) -> R
         config_sha256=hashlib.sha256(read_bytes(folder / "config.json", RunConfig)).hexdigest(),
         result=result,
         system=system,
-        later_systems=[system for system in later if system is not None],
+        later_systems=_read_later_systems(folder, segments, place, findings),
     )
+
+
+def _read_later_systems(folder: Path, segments: list[Segment], place: str, findings: list[Finding]) -> list[System]:
+    """The systems of the later segments, system-001.json and so on; those that are not there are left out."""
+    systems, left_bytes = [], MAX_SYSTEMS_BYTES
+    for segment in segments:
+        path = folder / f"system-{segment.number:03d}.json"
+        if segment.number == 0 or not path.exists():
+            continue
+        left_bytes -= path.stat().st_size
+        if left_bytes < 0:
+            expected = f"at most {MAX_SYSTEMS_BYTES} bytes of systems of later segments"
+            findings.append(Finding("form.schema", f"{place}/{path.name}", expected, "more"))
+            break
+        system = _read(path, System, f"{place}/{path.name}", findings)
+        systems += [system] if system is not None else []
+    return systems
 
 
 def _read(path: Path, form: type[Form], place: str, findings: list[Finding]) -> Form | None:

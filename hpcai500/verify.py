@@ -48,7 +48,7 @@ from hpcai500.checks.register import register_notes
 from hpcai500.command import run_command
 from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import HpcAi500Error, RecordError, UnknownNameError
-from hpcai500.finding import Finding
+from hpcai500.finding import Finding, begin_findings
 from hpcai500.formats import Submission, decode, read_bytes
 from hpcai500.judged_run import RunChecks, judge_runs
 from hpcai500.register.trusted import TrustedKeys, default_trusted_path, describe_registration, find_trusted_keys
@@ -94,6 +94,7 @@ def verify_submission(
         edition.level(submission.level)
     except UnknownNameError as error:
         return invalid([Finding("form.names", path.name, f"names of edition {edition.number}", str(error))])
+    begin_findings()
     case = Case(path, edition, submission, workload, size, runs=[])
     judged, findings = judge_runs(case, _run_checks(), jobs=jobs)
     is_whole = not findings and all(run.result is not None for run in judged)

@@ -6,6 +6,7 @@ ledgers may end anywhere, the last line cut.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -13,7 +14,7 @@ from pathlib import PurePosixPath
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.events import Checkpoint, Resume
 from hpcai500.finding import Finding
-from hpcai500.record import Position, RankLedger, Segment, ledgers_digest
+from hpcai500.record import Position, RankLedger, Segment
 
 # What may follow what; after a failure run_close may follow anything. Rank 0 alone writes evaluation.
 NEXT_EVENTS = {
@@ -87,12 +88,12 @@ def check_segments(case: Case) -> list[Finding]:
             expected = f"segments 0 to {len(numbers) - 1}"
             findings.append(Finding("chain.segments", f"{run.place}/ledger", expected, f"{numbers[:100]}"))
             continue
-        heads: list[tuple[int, int, str]] = []
+        before = hashlib.sha256()  # of the lines of hpcai500.record.ledgers_digest, which are in this order
         saved = {("", ""): Position(0, 0)}
         for segment in run.record.segments:
-            findings += _check_resumes(segment, ledgers_digest(heads), saved) if segment.number else []
+            findings += _check_resumes(segment, before.hexdigest(), saved) if segment.number else []
             for ledger in segment.ledgers:
-                heads.append((segment.number, ledger.rank, ledger.head_sha256))
+                before.update(f"{segment.number} {ledger.rank} {ledger.head_sha256}\n".encode())
                 for entry in ledger.entries:
                     if isinstance(entry.value, Checkpoint):
                         value = entry.value

@@ -53,11 +53,17 @@ def check_files(case: Case) -> list[Finding]:
 
 
 def _check_file(run: RunCase, name: str, listed: FileDigest) -> list[Finding]:
-    place = f"{run.place}/{name}"
+    place, path = f"{run.place}/{name}", run.record.folder / name
+    try:
+        size_bytes = path.stat().st_size  # so that what is not there, or of another length, costs little
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        return [Finding("form.files", place, "a file", str(error))]
     if not is_inside(run.record.folder, name):
         return [Finding("form.files", place, "a path inside the run folder", repr(name))]
+    if size_bytes != listed.size_bytes:
+        return [Finding("form.files", place, f"{listed.size_bytes} bytes", f"{size_bytes} bytes")]
     try:
-        found = file_digest(run.record.folder / name)
+        found = file_digest(path)
     except RecordError as error:
         return [Finding("form.files", place, "a file", str(error))]
     if found != listed:
