@@ -39,6 +39,15 @@ RANKS_PER_NODE = 8
 GPU = {"name": "NVIDIA H100 80GB HBM3", "memory_bytes": 80 << 30}
 
 
+plain_counts = recording.top_1_counts
+
+
+def counts_of_run(samples: int, epoch: int, size: Any, number: int) -> dict[str, list[int]]:
+    """Counts that differ between all runs, where those of the tests differ between two."""
+    correct = plain_counts(samples, epoch, size, 0)["correct"][0]
+    return {"correct": [min(samples, correct + (7 * epoch + 3) * number % 11)]}
+
+
 def edition_with(**changes: Any) -> Edition:
     """The rules of the tests, with a size smoke of other counts."""
     edition = recording.make_edition()
@@ -140,7 +149,8 @@ begin = time.perf_counter()
 with mock.patch("hpcai500.verify.load_edition", lambda: edition):
     judged = list(verify.judge_all(paths, jobs=2))
 seconds = time.perf_counter() - begin
-own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+own = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 print(seconds, (own + 2 * child) / 1e3, sum(one.exit_code == 0 for one in judged))
 for one in judged[:1]:
     print(one.error or [str(finding) for finding in one.verdict.findings][:3])
@@ -178,6 +188,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="hpcai500-"))
     num_ranks, num_copies = (200, 200) if args.quick else (2048, 2000)
+    mock.patch.object(recording, "top_1_counts", counts_of_run).start()
     mock.patch("os.fsync").start()  # tens of thousands of files that nobody will miss
     small = folder / "small" / "submission.json"
     if not small.exists():

@@ -85,7 +85,7 @@ class RankLedger:
     head_sha256: str
     until: Position | None = None
 
-    @property
+    @cached_property
     def start(self) -> Position | None:
         """How far the run was when this rank began; None if the rank did not get to say so."""
         resume = next((entry.value for entry in self.entries if isinstance(entry.value, Resume)), None)
