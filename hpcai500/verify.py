@@ -2,22 +2,9 @@
 
 Run as ``hpcai500-verify submission.json`` or ``hpcai500 verify submission.json``. Needs neither torch nor MPI.
 
-What is covered:
-
-* form: every file decodes strictly, is the one that was digested, and all speak of the same edition, workload, level,
-  size, system and data set; ledgers are chained, closed, of all ranks, their events in order;
-* figures: every derived figure is recomputed from the ledgers, within a relative difference of 1e-9;
-* counts: samples, steps, epochs, evaluations and their shards, the model's parameters and FLOP;
-* times: clocks run forward, agree with the wall clock, and hold all that was done while they ran;
-* rules: what the level allows, how many runs, seeds of their own, learning rates alike on all ranks.
-
-What is not covered:
-
-* a forger who invents whole ledgers that agree in everything: the chain can be computed by anybody;
-* whether the times are possible on that machine, and whether the quality is possible after those epochs;
-* whether the learning rates follow the declared policy, and the sample ids the seed;
-* the code that ran, and runs that were started and never submitted;
-* checkpoints: the ledger carries their digests, the submission does not carry the files.
+What is covered and what is not stands in docs/verification.rst; the rules are in hpcai500/rulebook.py, the checks in
+hpcai500/checks. In short: form, arithmetic, time, work, physics, learning, the rules of the level, statistics, tickets
+and signatures. Not covered is a determined liar: all that stands in ledgers can be computed by anybody.
 
 Findings about the form of ledgers come first; what the ledgers say is checked once they are whole.
 """
