@@ -232,7 +232,7 @@ class Engine:
                 buffer.copy_(stacked.mean(0) if buffer.is_floating_point() else stacked[0])
         if same:
             torch.set_rng_state(ranks[self.comm.rank]["rng"])
-            if "cuda_rng" in ranks[self.comm.rank]:
+            if "cuda_rng" in ranks[self.comm.rank] and self.workload.device.startswith("cuda"):
                 torch.cuda.set_rng_state(ranks[self.comm.rank]["cuda_rng"], self.workload.device)
 
     def _set_learning_rate(self, epoch: int, step: int) -> float:

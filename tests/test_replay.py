@@ -153,6 +153,22 @@ def test_on_another_machine_sums_in_another_order_are_within_the_envelope(submit
     assert "instead of 'Another'" in replayed.notes[1]
 
 
+@pytest.mark.mpi
+@pytest.mark.slow  # 9 s, one replay
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there are GPUs, which would do other sums")
+def test_a_run_of_gpus_is_replayed_in_fp32_where_there_are_none(submitted: Path) -> None:
+    """This one was trained in fp32 on processors, whatever it says now."""
+
+    def pretend(config: dict[str, Any]) -> None:
+        config["device"] = "cuda"
+        config["settings"].update(precision="bf16")
+
+    Forger(submitted).edit_config(pretend, numbers=(1,))
+    replayed = replay(submitted)
+    assert replayed.findings == []
+    assert re.search(r"(\d) of \1 windows are equal to the bit", replayed.notes[0])
+
+
 def test_the_newest_checkpoint_with_enough_steps_after_it_is_taken(trained: Path) -> None:
     run, events = read(trained), saved(trained)
     newest = choose_stretch(run, "run-1", num_steps=1, origin=None)

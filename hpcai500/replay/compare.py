@@ -23,7 +23,7 @@ from hpcai500.finding import Finding
 from hpcai500.record import RankLedger, RunRecord
 from hpcai500.replay.stretch import Stretch
 
-# A run on another machine came apart from a replay at most 1.5 times as far as the control had one step later: measured
+# A run on another machine came apart from a replay at most 1.6 times as far as the control had one step later: measured
 # between instruction sets, numbers of threads and memory formats, early and late in training (docs/replay.rst). Five
 # times is allowed, and always what the losses of a first step may differ, whose forward pass alone is in another order.
 ENVELOPE_FACTOR, ENVELOPE_FLOOR = 5.0, 1e-5
