@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcai500.code_digest import code_sha256
 from hpcai500.edition import load_edition
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,8 @@ def test_every_module_and_rule_is_in_the_wheel(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpcai500").rglob("*.py")}
     for folder in ("rules", "datasets"):
-        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".toml", ".csv", ".rst")]
+        kinds = (".py", ".toml", ".json", ".csv", ".rst")
+        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in kinds]
         wanted |= {f"hpcai500/{path.relative_to(ROOT).as_posix()}" for path in files}
     wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpcai500").rglob("*.json")}
     assert wanted - packed == set()
@@ -45,14 +47,16 @@ def test_nothing_else_is_in_the_wheel(wheel: Path) -> None:
     assert all(name.startswith(("hpcai500/", "hpcai500-")) for name in names)
 
 
-def test_an_installed_copy_has_the_same_rules_and_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_copy_has_the_same_rules_and_code_and_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     program = (
-        "import json, hpcai500, hpcai500.edition as e; print(json.dumps([hpcai500.__file__, e.load_edition().sha256]))"
+        "import json, hpcai500; from hpcai500.edition import load_edition\n"
+        "from hpcai500.code_digest import code_sha256\n"
+        "print(json.dumps([hpcai500.__file__, load_edition().sha256, code_sha256()]))"
     )
     command = [sys.executable, "-P", "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    place, digest = json.loads(done.stdout)
+    place, *digests = json.loads(done.stdout)
     assert place.startswith(str(tmp_path))
-    assert digest == load_edition().sha256
+    assert digests == [load_edition().sha256, code_sha256()]

@@ -56,6 +56,7 @@ def test_two_ranks_train_and_their_submission_is_valid_but_not_rankable(submissi
     assert verdict.findings == []
     assert (verdict.valid, verdict.rankable) == (True, False)
     assert verdict.why_not == ["size smoke is never ranked; only official size is"]
+    assert verdict.deviations == []
 
 
 def test_all_ranks_record_the_run(submission: Path) -> None:

@@ -62,7 +62,7 @@ def make_proof(
         num_steps: fewer than the rules ask for, for tests.
         device: "cpu" or "cuda:N".
         report: told of every step's number and loss.
-        settings: to see what a change does.
+        settings: other values than the defaults, to see what a change does.
 
     Raises:
         UnknownNameError: there is no such workload or size, or it has no proof.
@@ -74,9 +74,11 @@ def make_proof(
     if size not in own.sizes:
         raise UnknownNameError("size with a proof", size, own.sizes)
     proof_size = own.sizes[size]
-    defaults = rules.resolve(size, "free", settings or {})
+    changes = settings or {}
+    defaults = rules.resolve(size, "free", changes)
     flop = open_workload(workload, defaults, size=of_size, num_ranks=1, device=device).count_flop()
-    used = {**defaults, **own.settings, **(settings or {}), "batch_size_per_rank": proof_size.batch_size}
+    used = {**defaults, **own.settings, **{key: defaults[key] for key in changes}}
+    used["batch_size_per_rank"] = proof_size.batch_size
     trained = open_workload(workload, used, size=of_size, num_ranks=1, device=device)
     module, _, name = TASKS[workload].partition(":")
     task = cast("Task", getattr(importlib.import_module(module), name)(trained, proof_size, of_size))
