@@ -130,7 +130,7 @@ MUTATIONS = (
     Mutation("check_equivalence", "level.equivalence", "scores left out", prove(lambda p: p["outputs"].clear())),
     Mutation("check_equivalence", "level.equivalence", "fewer losses", prove(lambda p: p["losses"].pop())),
     Mutation("check_equivalence", "level.equivalence", "other losses", prove(lambda p: scale_losses(p, 1.01, 90))),
-    Mutation("check_equivalence", "form.schema", "a proof of another form", prove(lambda p: p.pop("losses"))),
+    Mutation("check_equivalence", "level.equivalence", "a proof of another form", prove(lambda p: p.pop("losses"))),
 )  # fmt: skip
 
 

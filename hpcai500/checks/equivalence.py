@@ -67,7 +67,7 @@ def _read_proof(case: Case) -> Proof | list[Finding]:
     try:
         proof = decode(read_bytes(case.path.parent / PROOF_NAME), Proof)
     except RecordError as error:
-        return [Finding("form.schema", PROOF_NAME, "a proof in JSON", str(error))]
+        return [Finding("level.equivalence", PROOF_NAME, "a proof in JSON", str(error))]
     if isinstance(proof, list):
-        return [Finding("form.schema", PROOF_NAME, "the form of a proof", problem) for problem in proof]
+        return [Finding("level.equivalence", PROOF_NAME, "the form of a proof", problem) for problem in proof]
     return proof
