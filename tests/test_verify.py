@@ -199,6 +199,8 @@ MUTATIONS = (
              lambda f: f.edit_config(lambda c: c["settings"].update(num_workers=7), numbers=(2,))),
     Mutation("check_configs", "form.config", "another level in the config",
              lambda f: f.edit_config(lambda c: c.update(level="hardware"))),
+    Mutation("check_configs", "form.config", "a device that nobody knows",
+             lambda f: f.edit_config(lambda c: c.update(device="quantum"))),
     Mutation("check_configs", "form.config", "seed differs from the submission's",
              lambda f: f.edit_submission(lambda s: s["runs"][0].update(seed=7))),
     Mutation("check_system", "form.system", "another processor in the submission",
@@ -333,6 +335,9 @@ MUTATIONS = (
              lambda f: f.edit_events("evaluation", lambda v: v.update(quality=0.9999), rank=0)),
     Mutation("check_quality", "figures.quality", "more correct in sum", lambda f: f.edit_events(
         "evaluation", lambda v: v.update(counts={"correct": [v["samples"]]}, quality=1.0), rank=0)),
+    Mutation("check_quality", "figures.quality", "a loss of one rank alone", lambda f: (
+        f.edit_events("evaluation_shard", lambda v: v.update(loss_sum=None), rank=1),
+        f.edit_events("evaluation", lambda v: v.update(loss=None), rank=0))),
     Mutation("check_quality", "figures.quality", "a lower loss",
              lambda f: f.edit_events("evaluation", lambda v: v.update(loss=0.01), rank=0)),
     Mutation("check_quality", "figures.quality", "accuracy 0.99 in the shards alone",

@@ -62,6 +62,9 @@ def check_quality(case: Case) -> list[Finding]:
             place = f"{root.place}:evaluation[{evaluation.epoch}]"
             problems = quality.problems(samples, counts, evaluation.curves, case.size.num_classes)
             findings += [Finding("figures.quality", place, wanted, found) for wanted, found in problems]
+            if 0 < len(losses) < len(parts):
+                found = f"those of {len(losses)} of {len(parts)}"
+                findings.append(Finding("figures.quality", place, "loss_sum of all shards or of none", found))
             expected = msgspec.structs.replace(
                 evaluation,
                 samples=samples,

@@ -14,6 +14,7 @@ from hpcai500.formats import FileDigest, System
 from hpcai500.submission import file_digest
 
 REQUIRED_FILES = ("config.json", "result.json", "system.json")
+DEVICES = ("cpu", "cuda")  # what a run can be trained on; the checks of physics ask which it was
 
 
 def is_inside(base: Path, relative: str) -> bool:
@@ -87,6 +88,8 @@ def check_configs(case: Case) -> list[Finding]:
         pairs["data.dataset_sha256"] = (submission.dataset_sha256, config.data.dataset_sha256)
         same = ("num_ranks", "num_nodes", "device", "settings")
         pairs |= {name: (getattr(first, name), getattr(config, name)) for name in same}
+        if config.device not in DEVICES:
+            pairs["device"] = (" or ".join(DEVICES), config.device)
         for name, (expected, found) in pairs.items():
             if expected != found:
                 findings.append(
