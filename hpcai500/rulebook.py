@@ -275,7 +275,7 @@ RULEBOOK: dict[str, Rule] = {
     "learning.epochs": Rule(
         "The runs do not reach the qualities of the reference convergence points in implausibly few epochs.",
         "A quality curve can be invented; one that beats all honest training by far was.",
-        "see rules/convergence.toml for the points; if a new method is so fast, publish it and ask for points of its own",
+        "see rules/convergence.toml for the points; publish a new method that is so fast, and ask for points of its own",
     ),
     "learning.epochs_unusual": Rule(
         "The runs do not reach the qualities of the reference convergence points in unusually few epochs.",
@@ -286,7 +286,7 @@ RULEBOOK: dict[str, Rule] = {
     "learning.quality": Rule(
         "No evaluation has a quality that nobody has ever come to with such training.",
         "A quality can be invented, or the validation set be trained on.",
-        "see rules/convergence.toml for the bound; if a new method is so good, publish it and ask for a bound of its own",
+        "see rules/convergence.toml for the bound; publish a new method that is so good, and ask for its own bound",
     ),
     "learning.loss": Rule(
         "No loss is below the least that its labels, or its errors, make possible.",
