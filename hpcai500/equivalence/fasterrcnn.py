@@ -54,14 +54,13 @@ class FasterRCNNTask:
         parts = (published.images(f"{name}/images", shape), *objects)
         return RegionBatch(*(torch.from_numpy(part).to(self._workload.device) for part in parts))
 
-    def loss(self, model: nn.Module, batch: RegionBatch) -> Tensor:
-        """The four losses of a training step together, with the published regions in place of proposals."""
+    def losses(self, model: nn.Module, batch: RegionBatch) -> dict[str, Tensor]:
+        """The four losses of a training step, with the published regions in place of proposals."""
         detector = cast("FasterRCNN", model)
         levels = detector.backbone(batch.images)
         _, losses = detector.rpn(levels, _size(batch.images), batch.boxes, batch.labels)
         proposals = Proposals(batch.regions, torch.ones_like(batch.regions[..., 0], dtype=torch.bool))
-        losses = losses | detector.roi_heads.losses(levels, proposals, batch.boxes, batch.labels)
-        return torch.stack(list(losses.values())).sum()
+        return {**losses, **detector.roi_heads.losses(levels, proposals, batch.boxes, batch.labels)}
 
     def outputs(self, model: nn.Module, batch: RegionBatch) -> dict[str, Tensor]:
         """What both heads predict, at all anchors and at the published regions, and how probable the detections are."""

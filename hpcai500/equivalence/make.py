@@ -36,8 +36,8 @@ class Task(Protocol):
     def batch(self, name: str) -> Any:
         """The published batch of that name."""
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Of a training step."""
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Parts of the loss of a training step, to be added up."""
 
     def outputs(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Of the model in evaluation."""
@@ -131,17 +131,18 @@ class exact_products:  # noqa: N801
 
 
 def _look(task: Task, model: nn.Module, batch: Any, *, num_outputs: int) -> dict[str, list[float]]:
-    """Outputs in evaluation, after one pass in training that only moves the statistics of the normalisation."""
+    """Losses of one pass in training, which only moves the statistics of the normalisation; then outputs."""
     with torch.no_grad():
         model.train()
-        task.loss(model, batch)
+        outputs = task.losses(model, batch)
         model.eval()
-        outputs = task.outputs(model, task.batch("evaluation"))
+        outputs = outputs | task.outputs(model, task.batch("evaluation"))
     return {name: _spread(output.flatten().cpu(), num_outputs) for name, output in outputs.items()}
 
 
 def _spread(values: Tensor, number: int) -> list[float]:
-    """So many of the values, evenly spread: those at k * n // number."""
+    """So many of the values at most, evenly spread: those at k * n // number."""
+    number = min(number, len(values))
     return [_short(values[k * len(values) // number]) for k in range(number)]
 
 
@@ -160,7 +161,7 @@ def _train(
         group["lr"] = learning_rate
     losses = []
     for step, batch in enumerate(batches):
-        loss = task.loss(model, batch)
+        loss = torch.stack(list(task.losses(model, batch).values())).sum()
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

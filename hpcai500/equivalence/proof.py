@@ -52,7 +52,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         implementation: framework and versions, for people.
         code_sha256: digest of the workload's code, as the ledgers of runs with that code carry it; null if they do so.
         flop_forward_per_sample, flop_training_per_sample: of a sample of the size, as a run counts them.
-        outputs: of each output, some numbers spread evenly over it.
+        outputs: of each output, and of each part of the loss, some numbers spread evenly over it.
         losses: of the training steps.
     """
 

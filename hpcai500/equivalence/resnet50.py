@@ -27,9 +27,9 @@ class ResNet50Task:
         device = self._workload.device
         return ImageBatch(images.to(device), labels.to(device), np.arange(batch_size))
 
-    def loss(self, model: nn.Module, batch: ImageBatch) -> Tensor:
-        """That of a training step."""
-        return self._workload.loss(model, batch)
+    def losses(self, model: nn.Module, batch: ImageBatch) -> dict[str, Tensor]:
+        """The loss of a training step."""
+        return {"loss": self._workload.loss(model, batch)}
 
     def outputs(self, model: nn.Module, batch: ImageBatch) -> dict[str, Tensor]:
         """Scores of each picture's classes."""
