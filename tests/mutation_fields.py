@@ -19,7 +19,6 @@ from hpcai500.events import EVENTS
 from hpcai500.formats import DataSource, RunConfig, RunResult, Submission, SubmittedRun, System
 
 HUGE_INTEGER, HUGE_NUMBER = 2**62, 1e300
-OTHER_DIGEST = "1" * 64
 FORM = ("removed", "null", "unknown field", "another type")
 FIELD_NAMES = {"submission": {*Submission.__struct_fields__, *SubmittedRun.__struct_fields__}}
 FIELD_NAMES |= {"config": {*RunConfig.__struct_fields__, *DataSource.__struct_fields__}}
@@ -70,9 +69,10 @@ def alternatives(value: object, kind: inspect.Type, key: str) -> dict[str, objec
         if not key.endswith("_ns"):  # a nanosecond more changes nothing
             others |= {"+1": value + 1}
     elif isinstance(value, float):
-        others = {"x2": 2 * value, "/2": value / 2, "0": 0.0, "+1": value + 1, "huge": HUGE_NUMBER, "+1 %": 1.01 * value}
+        others = {"x2": 2 * value, "/2": value / 2, "0": 0.0, "+1 %": 1.01 * value, "huge": HUGE_NUMBER}
+        others |= {"+1": value + 1} if value < 1000 else {}  # of a trillion, one more changes nothing
     elif isinstance(value, str):
-        others = {"other": other_text(value)}
+        others = {"more": "0-999"} if key == "cores" else {"other": other_text(value)}
     elif isinstance(value, list):
         others = {"empty": [], "shorter": value[:-1], "longer": [*value, *value[-1:]], "reversed": value[::-1]}
         if value and isinstance(value[0], int | float | list):
@@ -103,28 +103,22 @@ def larger(value: Any) -> Any:
 
 def sample(kind: inspect.Type) -> object:
     """Some value of a type."""
-    if isinstance(kind, inspect.UnionType):
-        kinds = [one for one in kind.types if not isinstance(one, inspect.NoneType)]
-        return sample(kinds[0])
-    if isinstance(kind, inspect.Metadata):
-        return sample(kind.type)
+    kind = not_null(kind)
+    simple = {inspect.IntType: 1, inspect.FloatType: 0.5, inspect.BoolType: True, inspect.AnyType: True}
+    value: object = simple.get(type(kind))
     if isinstance(kind, inspect.StructType):
-        return {field.name: sample(field.type) for field in kind.fields if field.required}
-    if isinstance(kind, inspect.StrType):
-        pattern = kind.pattern or ""
-        return "2" * 128 if "128" in pattern else OTHER_DIGEST if "64" in pattern else "7" if "0-9" in pattern else "x"
-    if isinstance(kind, inspect.IntType):
-        return 1
-    if isinstance(kind, inspect.FloatType):
-        return 0.5
-    if isinstance(kind, inspect.LiteralType):
-        return kind.values[0]
-    if isinstance(kind, inspect.ListType):
-        return [sample(kind.item_type)]
-    if isinstance(kind, inspect.DictType):
-        return {"x": sample(kind.value_type)}
-    assert isinstance(kind, inspect.BoolType | inspect.AnyType), kind
-    return True
+        value = {field.name: sample(field.type) for field in kind.fields if field.required}
+    elif isinstance(kind, inspect.StrType):
+        lengths = [word for word in ("128", "64") if word in (kind.pattern or "")]
+        value = "2" * int(lengths[0]) if lengths else "7" if "0-9" in (kind.pattern or "") else "x"
+    elif isinstance(kind, inspect.LiteralType):
+        value = kind.values[0]
+    elif isinstance(kind, inspect.ListType):
+        value = [sample(kind.item_type)]
+    elif isinstance(kind, inspect.DictType):
+        value = {"x": sample(kind.value_type)}
+    assert value is not None, kind
+    return value
 
 
 def not_null(kind: inspect.Type) -> inspect.Type:
@@ -141,7 +135,7 @@ def not_null(kind: inspect.Type) -> inspect.Type:
 
 @dataclass(frozen=True)
 class Place:
-    """A field in a record: the way to it, its name for people, its type, the value there, and whether it may be left."""
+    """A field in a record: the way to it, its name for people, its type, its value, and what it is if left out."""
 
     way: tuple[str | int, ...]
     name: str
@@ -243,7 +237,7 @@ def submission_mutants(model: Model) -> Iterator[Mutant]:
         else:
             mends = "digests" if place.name.startswith("submission.summary") else "all"
         for how, edit in edits(place):
-            if place.name == "submission.runs.files" or how in ("removed", "null") and mends == "all":
+            if place.name == "submission.runs.files" or (how in ("removed", "null") and mends == "all"):
                 yield Mutant(place.name, how, "alone", partial(_in_submission, edit, place.way), "no")
             else:
                 yield Mutant(place.name, how, "alone", partial(_in_submission, edit, place.way), mends)
@@ -292,9 +286,11 @@ def everywhere_mutants(place: Place, owner: str) -> Iterator[Mutant]:
 
 def line_mutants(model: Model) -> Iterator[Mutant]:
     """What every line has besides its event; number and chain are what the forger mends."""
-    for how, other in alternatives(model.runs[0].ledgers[0, 0][0]["time_ns"], inspect.IntType(), "time_ns").items():
+    time_ns = model.runs[0].ledgers[0, 0][0]["time_ns"]
+    for how, other in alternatives(time_ns, inspect.IntType(), "time_ns").items():
         for position in (0, 3, 6, -1):
-            yield Mutant("line.time_ns", f"{how} at {position}", "rank 0", partial(_in_line, position, "time_ns", other))
+            change = partial(_in_line, position, "time_ns", other)
+            yield Mutant("line.time_ns", f"{how} at {position}", "rank 0", change)
     for how, other in {"unknown": "pause", "of another kind": "window", "null": None}.items():
         yield Mutant("line.event", how, "rank 0", partial(_in_line, 3, "event", other))
     for how, other in {"empty": {}, "null": None, "a list": [], "text": "x"}.items():

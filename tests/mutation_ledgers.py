@@ -165,9 +165,9 @@ def _swaps(kinds: list[str]) -> Iterator[Mutant]:
 def _exchange(one: list[Json], other: list[Json], *, both: bool) -> None:
     for mine, its in zip(one, other, strict=False):
         content, before = _content(mine), _content(its)
-        its |= content
+        its.update(content)
         if both:
-            mine |= before
+            mine.update(before)
 
 
 def _between_ranks(kind: str, both: bool, model: Model) -> None:
@@ -231,7 +231,7 @@ def _time_mutants() -> Iterator[Mutant]:
     for mode, (lines, walls, durations) in modes.items():
         for word, factor in FACTORS.items():
             for where, ranks in {"rank 0": (0,), "rank 1": (1,), "run 1": (0, 1), "all runs": None}.items():
-                change = partial(_rescale, factor, lines=lines, walls=walls, durations=durations)
+                change = partial(rescale, factor, lines=lines, walls=walls, durations=durations)
                 yield _mutant(f"times: {mode}", word, where, partial(_edit_lines, ranks, change))
     for offset_s in (-86400, -60, -1, 1, 60, 86400):
         for where, ranks in {"rank 0": (0,), "rank 1": (1,), "run 1": (0, 1)}.items():
@@ -245,11 +245,11 @@ def _shift_s(offset_s: int, lines: Lines, *, first: int = 0) -> None:
     _shift(lines, offset_s * NS_PER_S, first=first)
 
 
-def _rescale(factor: tuple[int, int], lines_: Lines, *, lines: bool, walls: bool, durations: bool) -> None:
+def rescale(factor: tuple[int, int], ledger: Lines, *, lines: bool, walls: bool, durations: bool) -> None:
     """Let a rank's time go faster or slower, counted from its first line."""
     up, down = factor
-    first_ns = lines_[0]["time_ns"]
-    for line in lines_:
+    first_ns = ledger[0]["time_ns"]
+    for line in ledger:
         if lines:
             line["time_ns"] = first_ns + (line["time_ns"] - first_ns) * up // down
         for key, value in line["value"].items():

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +141,7 @@ class Forgery:
     """A submission on disk that can be changed and put back as often as one likes."""
 
     folder: Path
+    original: dict[str, bytes] = field(init=False)
     on_disk: dict[str, bytes] = field(default_factory=dict)
     known: dict[bytes, RunResult] = field(default_factory=dict)
 
@@ -149,12 +149,14 @@ class Forgery:
     def path(self) -> Path:
         return self.folder / SUBMISSION
 
-    @cached_property
-    def original(self) -> dict[str, bytes]:
-        """The files as they were recorded."""
+    def __post_init__(self) -> None:
         paths = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
         self.on_disk = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
-        return dict(self.on_disk)
+        self.keep()
+
+    def keep(self) -> None:
+        """Take what lies on the disk for the original."""
+        self.original = dict(self.on_disk)
 
     def model(self) -> Model:
         return read_model(self.original)
