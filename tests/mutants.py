@@ -41,18 +41,21 @@ class Outcome:
     unchanged: int = 0
 
     @property
-    def num_meaning(self) -> int:
-        """Mutants that keep the form and change the meaning."""
-        return self.rejected["meaning"] + self.rejected["survivors"] + self.num_found_out_by_nobody
-
-    @property
-    def num_found_out_by_nobody(self) -> int:
+    def num_survivors(self) -> int:
+        """Mutants that keep the form, change the meaning, and are not found out."""
         return len(self.survivors.get("survivors", [])) + len(self.survivors.get("", []))
 
     @property
     def rate(self) -> float:
         """Share of the mutants that keep the form and change the meaning which are rejected."""
-        return 1 - self.num_found_out_by_nobody / self.num_meaning
+        rejected = self.rejected["meaning"] + self.rejected["survivors"]
+        return rejected / (rejected + self.num_survivors)
+
+    @property
+    def rate_with_form(self) -> float:
+        """The same, those that break the form included."""
+        rejected = self.rejected["form"] + self.rejected["meaning"] + self.rejected["survivors"]
+        return rejected / (rejected + self.num_survivors)
 
 
 def judge(bases: Iterable[Base], chosen: Callable[[str], bool] = lambda name: True) -> Outcome:

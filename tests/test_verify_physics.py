@@ -133,6 +133,7 @@ MUTATIONS = (
     Mutation("check_network", "physics.network", "gradients come too fast",
              lambda f: exchange_at(f, 1.1 * ETHERNET / 8)),
     Mutation("check_energy", "physics.energy", "a processor draws 2 kW", lambda f: draw(f, 2000)),
+    Mutation("check_order", "chain.order", "the same energy twice", lambda f: (draw(f, 100), draw(f, 100))),
     Mutation("check_energy", "physics.energy", "a processor draws nothing", lambda f: draw(f, 0)),
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
-from hpcai500.events import Checkpoint, Resume
+from hpcai500.events import Checkpoint, Energy, Resume
 from hpcai500.finding import Finding
 from hpcai500.record import Position, RankLedger, Segment
 
@@ -166,6 +166,7 @@ def check_order(case: Case) -> list[Finding]:
 
 def _check_order_of(ledger: RankLedger, *, ends_well: bool) -> list[Finding]:
     before = ""
+    sources: set[str] = set()
     for entry in ledger.entries:
         allowed = NEXT_EVENTS[before] - (ONLY_RANK_0 if ledger.rank else set())
         if before == "run_open":
@@ -175,6 +176,11 @@ def _check_order_of(ledger: RankLedger, *, ends_well: bool) -> list[Finding]:
         if entry.event not in allowed:
             expected = f"{' or '.join(sorted(allowed)) or 'nothing'} after {before or 'the start'}"
             return [Finding("chain.order", f"{ledger.place}:{entry.line}", expected, entry.event)]
+        if isinstance(entry.value, Energy):
+            if entry.value.source in sources:
+                expected = "one energy of each source"
+                return [Finding("chain.order", f"{ledger.place}:{entry.line}", expected, f"{entry.value.source} twice")]
+            sources.add(entry.value.source)
         before = entry.event
     if ends_well and before != "run_close":
         return [Finding("chain.order", ledger.place, "run_close at the end", before or "nothing")]
