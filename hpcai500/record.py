@@ -256,7 +256,10 @@ def _read_ledger(
 ) -> RankLedger:
     entries: list[Entry] = []
     findings: list[Finding] = []
-    budget.spend(path, 2 * path.stat().st_size)
+    try:
+        budget.spend(path, 2 * path.stat().st_size)
+    except OSError as error:  # a link to itself
+        raise RecordError(f"cannot read ledger {str(path)!r} ({error.strerror})") from None
     for item in scan_ledger(path, place=place, head=head):
         if isinstance(item, Entry):
             entries.append(item)
