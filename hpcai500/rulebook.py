@@ -275,7 +275,7 @@ RULEBOOK: dict[str, Rule] = {
     "learning.epochs": Rule(
         "The runs do not reach the qualities of the reference convergence points in implausibly few epochs.",
         "A quality curve can be invented; one that beats all honest training by far was.",
-        "see rules/convergence.toml for the points; publish a new method that is so fast, and ask for points of its own",
+        "see rules/convergence.toml for the points; publish a new method that is so fast, and ask for its own points",
     ),
     "learning.epochs_unusual": Rule(
         "The runs do not reach the qualities of the reference convergence points in unusually few epochs.",
