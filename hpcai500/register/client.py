@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import urllib.error
 import urllib.request
@@ -38,13 +39,15 @@ def request_ticket(url: str, request: TicketRequest, *, timeout_s: float = TIMEO
 
 
 def _post(url: str, body: bytes, timeout_s: float) -> bytes:
+    reason = ""
     try:
         question = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
         with urllib.request.urlopen(question, timeout=timeout_s) as reply:  # noqa: S310, since the scheme was looked at
             content: bytes = reply.read(MAX_ANSWER_BYTES)
     except urllib.error.HTTPError as error:
-        with error:
-            reason = _sentence(error.read(MAX_ANSWER_BYTES)) or f"HTTP status {error.code}"
+        with error, contextlib.suppress(OSError, HTTPException):  # the rest of the answer may never come
+            reason = _sentence(error.read(MAX_ANSWER_BYTES))
+        reason = reason or f"HTTP status {error.code}"
         raise UsageError(f"register {url!r} refuses: {reason}") from None
     except (OSError, HTTPException, ValueError) as error:
         reason = _printable(str(getattr(error, "reason", "")) or str(error) or type(error).__name__)
