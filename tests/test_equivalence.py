@@ -175,7 +175,7 @@ def test_the_package_s_detector_proves_itself() -> None:
     ("settings", "num_steps", "parts"),
     [
         ({"model_variant": "v1"}, 1, {"flop_forward_per_sample", "outputs[class_scores]", "losses[0]"}),
-        ({"label_smoothing": 0.0}, 1, {"losses[0]"}),
+        ({"label_smoothing": 0.0}, 1, {"outputs[loss]"}),
         ({"momentum": 0.9}, 5, {"losses["}),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
