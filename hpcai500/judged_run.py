@@ -133,12 +133,12 @@ def _read_run(case: Case, submitted: SubmittedRun, findings: list[Finding]) -> R
         return None
     folder = case.path.parent / place
     config = _read(folder / "config.json", RunConfig, f"{place}/config.json", findings)
+    if config is None:
+        return None
     try:
         segments = read_segments(folder, place=place)
     except RecordError as error:
         findings.append(Finding("form.folder", f"{place}/ledger", "ledgers that can be read", str(error)))
-        return None
-    if config is None:
         return None
     is_complete = submitted.status == "completed"
     result = system = None

@@ -5,6 +5,7 @@ Not covered: whether a file that the rules do not ask for (steps.h5, report.html
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
@@ -20,9 +21,9 @@ DEVICES = ("cpu", "cuda")  # what a run can be trained on; the checks of physics
 def is_inside(base: Path, relative: str) -> bool:
     """Whether a path of a submission is plain, relative, and stays beneath its folder, symbolic links included."""
     path = PurePosixPath(relative)
-    if path.is_absolute() or ".." in path.parts or "\0" in relative:
+    if path.is_absolute() or ".." in path.parts or "\0" in relative or str(path) != relative:
         return False
-    return (base / path).resolve().is_relative_to(base.resolve())
+    return Path(os.path.realpath(base / path)).is_relative_to(os.path.realpath(base))  # resolve() raises on loops
 
 
 def check_edition(case: Case) -> list[Finding]:
