@@ -6,12 +6,13 @@ WORKLOAD ?= resnet50
 DATA ?= $(if $(filter fasterrcnn,$(WORKLOAD)),data/mini-weather,data/mini.h5)
 RANKS ?= 2
 NODES ?= 3
+FUZZ_SECONDS ?= 30
 SLURM ?= $(HOME)/.cache/hpcai500/slurm
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint type unit bench horovod slurm-up slurm-down docs clean
+.PHONY: help run test lint type unit bench horovod slurm-up slurm-down docs fuzz clean
 
 help:  ## Show this list
 	@echo "make TARGET [VARIABLE=VALUE]"
@@ -57,6 +58,10 @@ bench: $(VENV)/.installed-test horovod  ## Measure the figures of benchmarks/ (h
 
 docs: $(VENV)/.installed-test  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W -q docs docs/_build/html
+
+fuzz: $(VENV)/.installed-test  ## Look for bugs of the verifier with made-up input, FUZZ_SECONDS long; what is found is kept as crash-*
+	$(BIN)/python tools/fuzz_reader.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10
+	$(BIN)/python tools/fuzz_reader.py --judge -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -timeout=10
 
 clean:  ## Remove the virtual environment and caches; data and runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache docs/_build

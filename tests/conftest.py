@@ -22,7 +22,7 @@ os.environ["XDG_CONFIG_HOME"] = f"{_HOME.name}/config"
 os.environ["HPCAI500_SITE"] = f"{_HOME.name}/site.toml"
 Path(os.environ["HPCAI500_SITE"]).touch()
 
-MODULES = {"mpi": "mpi4py", "horovod": "horovod", "dali": "nvidia.dali"}
+MODULES = {"mpi": "mpi4py", "horovod": "horovod", "dali": "nvidia.dali", "atheris": "atheris"}
 SLURM_CLUSTER = Path(__file__).parents[1] / "tools/slurm_cluster.py"
 
 
