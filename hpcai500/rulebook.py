@@ -101,7 +101,7 @@ RULEBOOK: dict[str, Rule] = {
         _MEND,
     ),
     "chain.identity": Rule(
-        "Every ledger opens as the rank, run and configuration whose folder it lies in.",
+        "Every ledger opens as the rank, run and configuration whose folder it lies in, and is no copy of another's.",
         "A ledger of another run could be lent.",
         _MEND,
     ),

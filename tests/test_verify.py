@@ -144,6 +144,14 @@ def repeat_line(forger: Forger, event: str) -> None:
     forger.edit_lines(change)
 
 
+def copy_losses(forger: Forger, lines: Lines) -> None:
+    """Give a rank the losses of rank 0."""
+    windows = [line["value"] for line in lines if line["event"] == "window"]
+    others = [json.loads(line)["value"] for line in forger.ledger().read_bytes().splitlines() if b'"window"' in line]
+    for mine, other in zip(windows, others, strict=True):
+        mine["loss_sum"] = other["loss_sum"]
+
+
 def swap_first_lines(lines: Lines) -> None:
     lines[1], lines[2] = lines[2], lines[1]
 
@@ -199,6 +207,8 @@ MUTATIONS = (
              lambda f: f.edit_config(lambda c: c["settings"].update(num_workers=7), numbers=(2,))),
     Mutation("check_configs", "form.config", "another level in the config",
              lambda f: f.edit_config(lambda c: c.update(level="hardware"))),
+    Mutation("check_configs", "form.config", "a larger data set in one run",
+             lambda f: f.edit_events("data_open", lambda v: v.update(train_bytes=10**6), number=2)),
     Mutation("check_configs", "form.config", "a device that nobody knows",
              lambda f: f.edit_config(lambda c: c.update(device="quantum"))),
     Mutation("check_configs", "form.config", "seed differs from the submission's",
@@ -238,6 +248,10 @@ MUTATIONS = (
              lambda f: f.edit_events("run_open", lambda v: v.update(package_version="0.2.0"), rank=1)),
     Mutation("check_identity", "chain.identity", "two hosts, one node",
              lambda f: f.edit_events("run_open", lambda v: v.update(host="node2"), rank=1)),
+    Mutation("check_copies_of_ranks", "chain.identity", "the losses of another rank", lambda f: f.edit_lines(
+        lambda lines: copy_losses(f, lines), rank=1)),
+    Mutation("check_data_alike", "chain.identity", "another data set on one rank",
+             lambda f: f.edit_events("data_open", lambda v: v.update(train_bytes=10**6), rank=1)),
     Mutation("check_order", "chain.order", "data after model", lambda f: f.edit_lines(swap_first_lines)),
     Mutation("check_order", "chain.order", "two clock starts", lambda f: repeat_line(f, "clock_start")),
     Mutation("check_order", "chain.order", "events after the close",

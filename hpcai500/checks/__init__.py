@@ -56,6 +56,8 @@ FORM_CHECKS: tuple[Check, ...] = (
     register.check_announced_seeds,
 )
 CONTENT_CHECKS: tuple[Check, ...] = (
+    chain.check_copies_of_ranks,
+    chain.check_data_alike,
     level.check_number_of_runs,
     level.check_seeds,
     code.check_code,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
-from hpcai500.events import Checkpoint, Energy, Resume
+from hpcai500.events import Checkpoint, DataOpen, Energy, Resume, Window
 from hpcai500.finding import Finding
 from hpcai500.record import Position, RankLedger, Segment
 
@@ -153,6 +153,33 @@ def _check_opening(run: RunCase, segment: Segment, ledger: RankLedger) -> list[F
         for name, value in expected.items()
         if getattr(opened, name) != value
     ]
+
+
+def check_copies_of_ranks(case: Case) -> list[Finding]:
+    """No rank of a segment has the losses of another, since no sample is trained on by two."""
+    findings = []
+    for run in case.completed:
+        for segment in run.record.segments:
+            seen: dict[tuple[float, ...], RankLedger] = {}
+            for ledger in segment.ledgers:
+                losses = tuple(window.loss_sum for window in ledger.values(Window))
+                first = seen.setdefault(losses, ledger)
+                if losses and first is not ledger:
+                    expected = f"losses of its own, not those of {first.place}"
+                    findings.append(Finding("chain.identity", f"{ledger.place}:window.loss_sum", expected, "the same"))
+    return findings
+
+
+def check_data_alike(case: Case) -> list[Finding]:
+    """The data set takes as many bytes on all ranks of a run."""
+    findings = []
+    for run in case.completed:
+        values = [data for ledger in run.record.ledgers if (data := ledger.value(DataOpen)) is not None]
+        sizes = {data.train_bytes for data in values}
+        if len(sizes) > 1:
+            place, found = f"{run.place}/ledger:data_open.train_bytes", ", ".join(sorted(map(str, sizes)))
+            findings.append(Finding("chain.identity", place, "the same on all ranks", found))
+    return findings
 
 
 def check_order(case: Case) -> list[Finding]:

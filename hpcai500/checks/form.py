@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.errors import RecordError
+from hpcai500.events import DataOpen
 from hpcai500.finding import Finding
 from hpcai500.formats import FileDigest, System
 from hpcai500.submission import file_digest
@@ -77,6 +78,7 @@ def _check_file(run: RunCase, name: str, listed: FileDigest) -> list[Finding]:
 def check_configs(case: Case) -> list[Finding]:
     """Every run's config.json agrees with submission.json, and all runs differ in nothing but run_id and seed."""
     findings = []
+    sizes: dict[int | None, RunCase] = {}
     submission, first = case.submission, case.runs[0].config
     for run in case.runs:
         config = run.config
@@ -91,12 +93,23 @@ def check_configs(case: Case) -> list[Finding]:
         pairs |= {name: (getattr(first, name), getattr(config, name)) for name in same}
         if config.device not in DEVICES:
             pairs["device"] = (" or ".join(DEVICES), config.device)
+        if run.is_complete:
+            sizes.setdefault(_train_bytes(run), run)
         for name, (expected, found) in pairs.items():
             if expected != found:
                 findings.append(
                     Finding("form.config", f"{run.place}/config.json:{name}", f"{expected!r}", f"{found!r}")
                 )
+    for size, run in list(sizes.items())[1:]:
+        place, expected = f"{run.place}/ledger:data_open.train_bytes", f"{next(iter(sizes))}, as in the first run"
+        findings.append(Finding("form.config", place, expected, f"{size}"))
     return findings
+
+
+def _train_bytes(run: RunCase) -> int | None:
+    """Bytes of the data set, as rank 0 says last."""
+    values = [data.train_bytes for root in run.record.roots for data in root.values(DataOpen)]
+    return values[-1] if values else None
 
 
 def check_system(case: Case) -> list[Finding]:
