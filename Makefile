@@ -53,7 +53,7 @@ slurm-down:  ## End that cluster
 	tools/slurm_cluster.py --folder $(SLURM) down
 
 bench: $(VENV)/.installed-test horovod  ## Measure the figures of benchmarks/ (half an hour on two cores, with nothing else running)
-	@for name in start_up training_step image_pipelines data_conversion communicators dead_rank staging; do \
+	@for name in start_up training_step image_pipelines data_conversion communicators dead_rank staging mutation_suite; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(VENV)/.installed-test  ## Build the documentation into docs/_build/html

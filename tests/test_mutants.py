@@ -6,6 +6,7 @@ One mutant in ten is made here, always the same ones, and all that are known to 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,6 @@ def test_every_field_of_every_record_and_event_has_mutants(bases: list[Base]) ->
         assert len(set(names)) == len(names)
 
 
-@pytest.mark.slow  # half a minute
 def test_what_changes_the_meaning_is_rejected(bases: list[Base]) -> None:
     outcome = judge(bases, lambda name: in_sample(name, SHARE) or fits(name, SURVIVORS))
     assert outcome.crashed == []
@@ -62,3 +62,9 @@ def test_every_exception_has_its_reason_and_none_hides_all(bases: list[Base]) ->
             assert any(fits(name, [pattern]) for name in names), pattern
     excepted = [name for name in names if fits(name, [*DESCRIPTIVE, *TOLERATED, *SURVIVORS])]
     assert len(excepted) < len(names) / 5
+
+
+def test_the_page_of_figures_lists_what_survives() -> None:
+    page = (Path(__file__).parents[1] / "benchmarks/mutation_suite.rst").read_text()
+    listed = re.findall(r"^``(.+)`` \(\d+\)$", page.split("What nothing follows from")[0], re.MULTILINE)
+    assert sorted(listed) == sorted([*SURVIVORS, *TOLERATED]), "run benchmarks/mutation_suite.py and write it down"

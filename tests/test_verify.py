@@ -248,6 +248,8 @@ MUTATIONS = (
              lambda f: f.edit_events("run_open", lambda v: v.update(package_version="0.2.0"), rank=1)),
     Mutation("check_identity", "chain.identity", "two hosts, one node",
              lambda f: f.edit_events("run_open", lambda v: v.update(host="node2"), rank=1)),
+    Mutation("check_cores", "chain.hosts", "more cores than the node has",
+             lambda f: f.edit_events("run_open", lambda v: v.update(cores="0-63"), rank=1)),
     Mutation("check_copies_of_ranks", "chain.identity", "the losses of another rank", lambda f: f.edit_lines(
         lambda lines: copy_losses(f, lines), rank=1)),
     Mutation("check_data_alike", "chain.identity", "another data set on one rank",

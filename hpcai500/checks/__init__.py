@@ -56,6 +56,7 @@ FORM_CHECKS: tuple[Check, ...] = (
     register.check_announced_seeds,
 )
 CONTENT_CHECKS: tuple[Check, ...] = (
+    chain.check_cores,
     chain.check_copies_of_ranks,
     chain.check_data_alike,
     level.check_number_of_runs,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
+from hpcai500.checks.limits import count_cores
 from hpcai500.events import Checkpoint, DataOpen, Energy, Resume, Window
 from hpcai500.finding import Finding
 from hpcai500.record import Position, RankLedger, Segment
@@ -153,6 +154,24 @@ def _check_opening(run: RunCase, segment: Segment, ledger: RankLedger) -> list[F
         for name, value in expected.items()
         if getattr(opened, name) != value
     ]
+
+
+def check_cores(case: Case) -> list[Finding]:
+    """No rank has many more cores than a node is said to have.
+
+    A node is described by its first rank; if the launcher has bound that to a part of the cores, another rank's part
+    may be larger, but not twice as large.
+    """
+    findings = []
+    for run in case.completed:
+        systems = [run.system, *run.later_systems] if run.system is not None else []
+        allowed = 2 * max((node.num_cores for system in systems for node in system.nodes), default=0)
+        for ledger in run.record.ledgers if allowed else []:
+            found = count_cores([ledger.opened.cores]) if ledger.opened else 0
+            if found > allowed:
+                expected = f"about as many cores as a node has, {allowed // 2}"
+                findings.append(Finding("chain.hosts", f"{ledger.place}:1:cores", expected, f"{found}"))
+    return findings
 
 
 def check_copies_of_ranks(case: Case) -> list[Finding]:
