@@ -91,10 +91,11 @@ def verify_submission(
     findings += [finding for run in judged for finding in run.findings]
     checks = (*FORM_CHECKS, *(CONTENT_CHECKS if is_whole else ())) if runs else ()
     findings += [finding for check in checks if check in WHOLE_CHECKS for finding in check(case)]
+    why_not = _why_not(case, findings)
     return Verdict(
         valid=not errors_of(findings),
-        rankable=not _why_not(case, findings),
-        why_not=_why_not(case, findings),
+        rankable=not why_not,
+        why_not=why_not,
         findings=list(dict.fromkeys(findings)),  # several runs may break the same rule of the submission
         notes=[
             *(note for run in runs for note in _notes(run)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import calendar
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +14,7 @@ from hpcai500.edition import Edition, Size, Workload
 from hpcai500.errors import RecordError
 from hpcai500.formats import RunConfig, RunResult, Submission, SubmittedRun, Summary, System
 from hpcai500.record import RankLedger, RunRecord
-from hpcai500.submission import compute_result, summarise
+from hpcai500.submission import NS_PER_S, compute_result, summarise
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class RunCase:
     def config(self) -> RunConfig:
         """Its config.json."""
         return self.record.config
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a step on all ranks together; a run keeps it when it goes on with another number of ranks."""
+        return int(self.config.settings["batch_size_per_rank"]) * self.config.num_ranks
 
     @property
     def is_complete(self) -> bool:
@@ -85,6 +92,14 @@ class Case:
     def hosts(self) -> list[HostPart]:
         """What the hosts of the completed runs did and can do; once, though several checks look at it."""
         return read_hosts(self)
+
+    @cached_property
+    def created_ns(self) -> int | None:
+        """Unix time at which the submission says it was made; None if there is no such time, as on 31 February."""
+        try:
+            return calendar.timegm(time.strptime(self.submission.created, "%Y-%m-%dT%H:%M:%SZ")) * NS_PER_S
+        except ValueError:
+            return None
 
     @cached_property
     def summary(self) -> Summary | None:

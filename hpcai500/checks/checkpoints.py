@@ -18,8 +18,7 @@ def check_positions(case: Case) -> list[Finding]:
     """A checkpoint is of the epoch and step that its rank has just reached."""
     findings = []
     for run, ledger in case.completed_ledgers:
-        global_batch = int(run.config.settings["batch_size_per_rank"]) * run.config.num_ranks
-        steps_per_epoch = case.size.num_train_samples // global_batch
+        steps_per_epoch = case.size.num_train_samples // run.global_batch
         position = ledger.start
         for entry in ledger.entries:
             value = entry.value

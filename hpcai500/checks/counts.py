@@ -24,10 +24,6 @@ def _differences(rule: str, place: str, pairs: dict[str, tuple[object, object]])
             yield Finding(rule, f"{place}:{name}", f"{expected!r}", f"{found!r}")
 
 
-def _global_batch(run: RunCase) -> int:
-    return int(run.config.settings["batch_size_per_rank"]) * run.config.num_ranks
-
-
 def _segment_ledgers(case: Case) -> Iterator[tuple[RunCase, Segment, RankLedger, Position, Position]]:
     """Every ledger of the completed runs that did work which counts, with how far the run was before and after."""
     for run in case.completed:
@@ -46,7 +42,7 @@ def check_data(case: Case) -> list[Finding]:
         data = ledger.value(DataOpen)
         if data is None:  # a segment that ended before; check_order looks at the last
             continue
-        global_batch = _global_batch(run)
+        global_batch = run.global_batch
         pairs: dict[str, tuple[object, object]] = {
             "num_train_samples": (size.num_train_samples, data.num_train_samples),
             "num_validation_samples": (size.num_validation_samples, data.num_validation_samples),
@@ -90,8 +86,8 @@ def check_epochs(case: Case) -> list[Finding]:
     """
     findings: list[Finding] = []
     for run, segment, ledger, start, until in _segment_ledgers(case):
-        steps_per_epoch = case.size.num_train_samples // _global_batch(run)
-        batch = _global_batch(run) // segment.num_ranks
+        steps_per_epoch = case.size.num_train_samples // run.global_batch
+        batch = run.global_batch // segment.num_ranks
         position = start
         for part in ledger.values(EpochPart):
             pairs: dict[str, tuple[object, object]] = {
@@ -115,9 +111,9 @@ def check_windows(case: Case) -> list[Finding]:
     """The windows of a part of an epoch cover its steps without gap or overlap, none too long, and add up to it."""
     findings: list[Finding] = []
     for run, segment, ledger, start, _ in _segment_ledgers(case):
-        batch = _global_batch(run) // segment.num_ranks
+        batch = run.global_batch // segment.num_ranks
         report_steps = int(run.config.settings["report_steps"])
-        steps_per_epoch = case.size.num_train_samples // _global_batch(run)
+        steps_per_epoch = case.size.num_train_samples // run.global_batch
         epoch, first_step = start
         steps = samples = 0
         for entry in filter(ledger.counts, ledger.entries):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from hpcai500.checks.case import Case
 from hpcai500.checks.code import code_of, is_released
-from hpcai500.checks.form import is_inside
+from hpcai500.checks.form import check_listed, is_inside
 from hpcai500.deviations import CODE_LAYER
 from hpcai500.equivalence.definition import load_proof_rules
 from hpcai500.equivalence.proof import PROOF_NAME, Proof, compare_proofs, read_reference
 from hpcai500.errors import RecordError
 from hpcai500.finding import Finding
 from hpcai500.formats import decode, read_bytes
-from hpcai500.submission import file_digest
 
 POLICY_LAYER = 8  # hyper-parameters and policies: a level that opens them leaves nothing to be equivalent to
 
@@ -22,19 +21,7 @@ POLICY_LAYER = 8  # hyper-parameters and policies: a level that opens them leave
 def check_proof_file(case: Case) -> list[Finding]:
     """The proof beside a submission is the one that it lists."""
     listed = case.submission.equivalence
-    path = case.path.parent / PROOF_NAME
-    if listed is None:
-        return []
-    if not is_inside(case.path.parent, PROOF_NAME):
-        return [Finding("form.files", PROOF_NAME, "a file in the submission's folder", "a link that leads elsewhere")]
-    try:
-        found = file_digest(path)
-    except RecordError as error:
-        return [Finding("form.files", PROOF_NAME, "a file", str(error))]
-    if found != listed:
-        expected = f"{listed.size_bytes} bytes with sha256 {listed.sha256}"
-        return [Finding("form.files", PROOF_NAME, expected, f"{found.size_bytes} bytes with sha256 {found.sha256}")]
-    return []
+    return check_listed(case.path.parent, PROOF_NAME, listed, PROOF_NAME) if listed is not None else []
 
 
 def check_equivalence(case: Case) -> list[Finding]:

@@ -46,7 +46,7 @@ def check_files(case: Case) -> list[Finding]:
     findings = []
     for run in case.runs:
         for name, listed in run.submitted.files.items():
-            findings += _check_file(run, name, listed)
+            findings += check_listed(run.record.folder, name, listed, f"{run.place}/{name}")
         ledgers = {ledger.place.removeprefix(f"{run.place}/") for ledger in run.record.ledgers}
         required = ledgers | ({*REQUIRED_FILES} if run.is_complete else {"config.json"})
         for name in sorted(required - run.submitted.files.keys()):
@@ -55,14 +55,15 @@ def check_files(case: Case) -> list[Finding]:
     return findings
 
 
-def _check_file(run: RunCase, name: str, listed: FileDigest) -> list[Finding]:
-    place, path = f"{run.place}/{name}", run.record.folder / name
+def check_listed(folder: Path, name: str, listed: FileDigest, place: str) -> list[Finding]:
+    """A file that a submission lists lies in its folder and is what the list says (rule form.files)."""
+    path = folder / name
     try:
         size_bytes = path.stat().st_size  # so that what is not there, or of another length, costs little
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         return [Finding("form.files", place, "a file", str(error))]
-    if not is_inside(run.record.folder, name):
-        return [Finding("form.files", place, "a path inside the run folder", repr(name))]
+    if not is_inside(folder, name):
+        return [Finding("form.files", place, "a path inside its folder", repr(name))]
     if size_bytes != listed.size_bytes:
         return [Finding("form.files", place, f"{listed.size_bytes} bytes", f"{size_bytes} bytes")]
     try:

@@ -79,8 +79,7 @@ def check_epochs_to_quality(case: Case) -> list[Finding]:
     findings = []
     rules, curves = case.edition.convergence, [_curve(run) for run in case.completed]
     for reference in references_for(case) if curves else []:
-        config = case.completed[0].config
-        points = reference.at(int(config.settings["batch_size_per_rank"]) * config.num_ranks)
+        points = reference.at(case.completed[0].global_batch)
         for point in points:
             needed = [_epochs_to(reference, point.quality, curve, case.size.epochs) for curve in curves]
             of_mean = 2 * len(points) * rules.probability(point, needed)
@@ -180,7 +179,7 @@ def check_trend(case: Case) -> list[Finding]:
         if last >= first:
             expected = f"below {first:.4g}, that of the first, as quality rose to {curve[-1].quality:.4g}"
             findings.append(Finding("learning.trend", f"{place}:window.loss_sum", expected, f"{last:.4g} in the last"))
-        by_epoch = _losses_by_epoch(run)
+        by_epoch = {epoch: _mean_loss(windows) for epoch, windows in _by_epoch(run.record.roots).items()}
         trained = [(by_epoch[value.epoch - 1], value.quality) for value in curve if value.epoch - 1 in by_epoch]
         evaluated = [(value.loss, value.quality) for value in curve if value.loss is not None]
         for name, pairs in (("window.loss_sum", trained), ("evaluation.loss", evaluated)):
@@ -215,13 +214,13 @@ def _mean_loss(windows: Sequence[Window]) -> float:
     return sum(window.loss_sum for window in windows) / steps if steps else 0.0
 
 
-def _losses_by_epoch(run: RunCase) -> dict[int, float]:
-    """Mean training loss of each epoch on rank 0."""
+def _by_epoch(ledgers: Sequence[RankLedger]) -> dict[int, list[Window]]:
+    """The windows of some ledgers, by epoch."""
     windows: dict[int, list[Window]] = {}
-    for root in run.record.roots:
-        for window in root.values(Window):
+    for ledger in ledgers:
+        for window in ledger.values(Window):
             windows.setdefault(window.epoch, []).append(window)
-    return {epoch: _mean_loss(values) for epoch, values in windows.items()}
+    return windows
 
 
 def check_noise(case: Case) -> list[Finding]:
@@ -258,18 +257,11 @@ def check_ranks_alike(case: Case) -> list[Finding]:
         for segment in run.record.segments:
             by_epoch: dict[int, list[tuple[RankLedger, float, int]]] = {}
             for ledger in segment.ledgers:
-                for epoch, windows in _by_epoch(ledger):
+                for epoch, windows in _by_epoch([ledger]).items():
                     samples = sum(window.samples for window in windows)
                     by_epoch.setdefault(epoch, []).append((ledger, _mean_loss(windows), samples))
             findings += list(_strangers(by_epoch))
     return findings
-
-
-def _by_epoch(ledger: RankLedger) -> Iterator[tuple[int, list[Window]]]:
-    windows: dict[int, list[Window]] = {}
-    for window in ledger.values(Window):
-        windows.setdefault(window.epoch, []).append(window)
-    yield from windows.items()
 
 
 def _strangers(by_epoch: dict[int, list[tuple[RankLedger, float, int]]]) -> Iterator[Finding]:

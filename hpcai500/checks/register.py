@@ -8,8 +8,6 @@ Not covered: other tickets of the same submitter, which only the register knows 
 
 from __future__ import annotations
 
-import calendar
-import time
 from collections import Counter
 
 from hpcai500.checks.case import Case
@@ -101,7 +99,7 @@ def check_ticket_times(case: Case) -> list[Finding]:
     if signed is None:
         return []
     issued_ns = signed.ticket.issued_ns
-    created_ns = parse_time_ns(case.submission.created)
+    created_ns = case.created_ns
     if created_ns is None:
         return [Finding("register.times", f"{case.place}:created", "a time that exists", repr(case.submission.created))]
     findings = []
@@ -131,7 +129,7 @@ def _times_ns(ledger: RankLedger) -> list[int]:
 
 def register_notes(case: Case) -> list[str]:
     """How much of the time between ticket and submission the runs took: the rest could hide runs made again."""
-    created_ns = parse_time_ns(case.submission.created)
+    created_ns = case.created_ns
     if case.submission.ticket is None or created_ns is None:
         return []
     between_ns = max(0, created_ns - case.submission.ticket.ticket.issued_ns)
@@ -145,11 +143,3 @@ def _duration(time_ns: int) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
-def parse_time_ns(text: str) -> int | None:
-    """Unix time of ``2026-11-24T10:15:00Z``; None if there is no such time."""
-    try:
-        return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ")) * NS_PER_S
-    except ValueError:
-        return None

@@ -7,10 +7,8 @@ deleted, which only a ticket of the run register brings to light.
 
 from __future__ import annotations
 
-import calendar
 import itertools
 import math
-import time
 from pathlib import Path
 
 from hpcai500.checks.case import Case
@@ -21,7 +19,6 @@ from hpcai500.formats import read_config
 from hpcai500.record import read_segments
 from hpcai500.submission import place_in_order
 
-NS_PER_S = 10**9
 MAX_FOLDERS = 10_000
 
 
@@ -50,12 +47,10 @@ def check_runs_are_listed(case: Case) -> list[Finding]:
 
 def _made_ns(case: Case) -> float:
     """When the submission was made; not before the last line of any of its runs, whatever it says."""
-    try:
-        created_s = calendar.timegm(time.strptime(case.submission.created, "%Y-%m-%dT%H:%M:%SZ"))
-    except ValueError:  # a date of its form that is none
+    if case.created_ns is None:  # check_created says so
         return math.inf
     lasts = [root.entries[-1].time_ns for run in case.runs for root in run.record.roots if root.entries]
-    return max(created_s * NS_PER_S, *lasts, 0)
+    return max(case.created_ns, *lasts, 0)
 
 
 def _folders(parent: Path) -> list[Path]:

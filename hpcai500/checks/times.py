@@ -7,7 +7,6 @@ rescales every time of every rank alike is not found out here.
 from __future__ import annotations
 
 from hpcai500.checks.case import Case
-from hpcai500.checks.register import parse_time_ns
 from hpcai500.events import (
     Checkpoint,
     ClockStart,
@@ -160,7 +159,7 @@ def check_checkpoints(case: Case) -> list[Finding]:
 
 def check_created(case: Case) -> list[Finding]:
     """The submission was made after its runs: no line of a ledger is later, but for the clocks of two machines."""
-    place, created_ns = f"{case.place}:created", parse_time_ns(case.submission.created)
+    place, created_ns = f"{case.place}:created", case.created_ns
     if created_ns is None:
         return [Finding("times.created", place, "a time that exists", repr(case.submission.created))]
     ends_ns = [ledger.entries[-1].time_ns for run in case.runs for ledger in run.record.ledgers if ledger.entries]

@@ -32,10 +32,6 @@ class RankPart(NamedTuple):
     value: EpochPart
 
 
-def _global_batch(run: RunCase) -> int:
-    return int(run.config.settings["batch_size_per_rank"]) * run.config.num_ranks
-
-
 def check_digests(case: Case) -> list[Finding]:
     """In each part of each epoch every rank used the samples that seed, epoch and ranks give it, and no others.
 
@@ -50,7 +46,7 @@ def check_digests(case: Case) -> list[Finding]:
                 for part in ledger.values(EpochPart):
                     by_epoch.setdefault(part.epoch, []).append(RankPart(ledger, segment.num_ranks, part))
         epochs = [epoch for epoch in sorted(by_epoch) if epoch < case.size.epochs]  # check_epochs names the others
-        if case.size.num_train_samples < _global_batch(run):
+        if case.size.num_train_samples < run.global_batch:
             continue  # check_data says so
         check = functools.partial(_check_epoch, case, run, by_epoch)
         if case.size.num_train_samples < MANY_SAMPLES:
@@ -67,7 +63,7 @@ def check_digests(case: Case) -> list[Finding]:
 def _check_epoch(case: Case, run: RunCase, by_epoch: dict[int, list[RankPart]], epoch: int) -> list[Finding]:
     from hpcai500.sample_order import EpochDigests
 
-    parts, global_batch = by_epoch[epoch], _global_batch(run)
+    parts, global_batch = by_epoch[epoch], run.global_batch
     digests = EpochDigests(run.config.seed, epoch, num_samples=case.size.num_train_samples, global_batch=global_batch)
     findings = []
     whole = [part.value.epoch_digest for part in parts if isinstance(part.value.epoch_digest, str)]
@@ -100,7 +96,7 @@ def check_learning_rates(case: Case) -> list[Finding]:
     """The learning rate of every window's last step, and of every part's first and last, is what the policy says."""
     findings = []
     for run in case.completed:
-        global_batch = _global_batch(run)
+        global_batch = run.global_batch
         steps_per_epoch = case.size.num_train_samples // global_batch
         if not steps_per_epoch:
             continue  # check_data says so
