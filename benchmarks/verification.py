@@ -27,6 +27,7 @@ from msgspec.structs import replace
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import recording
+from forging import chain_lines
 from report import spread
 
 from hpcai500.edition import Edition
@@ -97,8 +98,8 @@ def write_run(folder: Path, config: RunConfig, number: int) -> None:
     pattern = [json.loads(line) for line in ledger_path(folder, 0, 1).read_bytes().splitlines()]
     for rank in range(2, config.num_ranks):
         write_rank(folder, config, rank, pattern, number)
-    recording.chain_lines(ledger_path(folder, 0, 0), placed(folder, 0))
-    recording.chain_lines(ledger_path(folder, 0, 1), placed(folder, 1))
+    chain_lines(ledger_path(folder, 0, 0), placed(folder, 0))
+    chain_lines(ledger_path(folder, 0, 1), placed(folder, 1))
     write_json(folder / "result.json", result_from_ledgers(folder, recording.EDITION))
 
 

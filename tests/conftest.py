@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from forging import Forger
 
 # One thread a process: tests run several processes on few cores, and threads that wait for a core spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -90,3 +95,46 @@ def smoke_weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generate(folder, WeatherRecipe(seed=0, height=96, width=144, samples_by_year={1979: 8, 1997: 4}), num_workers=1)
     compute_statistics(folder, ["climo_1979.h5"], num_workers=1)
     return folder
+
+
+@pytest.fixture
+def edition_of_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded submissions are judged by the rules that they were recorded under; for modules that ask for it."""
+    from recording import EDITION  # imports torch, which most tests need not
+
+    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid submission, which nobody may change."""
+    from recording import record_submission
+
+    return record_submission(tmp_path_factory.mktemp("recorded"))
+
+
+@pytest.fixture(scope="session")
+def recorded_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Likewise one whose first run was killed in its second epoch and resumed."""
+    from recording import record_submission
+
+    return record_submission(tmp_path_factory.mktemp("resumed"), resumed_on=2)
+
+
+@pytest.fixture
+def forger(recorded: Path, tmp_path: Path) -> Forger:
+    """A forger of a copy of the valid submission."""
+    return forger_of_copy(recorded, tmp_path / "copy")
+
+
+@pytest.fixture
+def resumed(recorded_resumed: Path, tmp_path: Path) -> Forger:
+    """A forger of a copy of the resumed one."""
+    return forger_of_copy(recorded_resumed, tmp_path / "resumed")
+
+
+def forger_of_copy(submission: Path, folder: Path) -> Forger:
+    from forging import Forger
+
+    shutil.copytree(submission.parent, folder)
+    return Forger(folder / submission.name)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import EDITION, Forger, record_submission
+from forging import Forger
 
 from hpcai500.errors import RecordError
 from hpcai500.finding import MAX_FINDINGS, MAX_TEXT, Finding, begin_findings
@@ -29,20 +29,12 @@ SECONDS = 20.0  # on a busy machine; alone most take a tenth of one
 OTHER = {"sha256": "1" * 64, "size_bytes": 1}
 
 
-@pytest.fixture(autouse=True)
-def edition_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
-
-
-@pytest.fixture(scope="session")
-def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_submission(tmp_path_factory.mktemp("recorded"), resumed_on=2)
+pytestmark = pytest.mark.usefixtures("edition_of_recorded")
 
 
 @pytest.fixture
-def forger(recorded_once: Path, tmp_path: Path) -> Forger:
-    shutil.copytree(recorded_once.parent, tmp_path / "copy")
-    return Forger(tmp_path / "copy" / recorded_once.name)
+def forger(resumed: Forger) -> Forger:
+    return resumed
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from recording import Clock, chain_lines
+from forging import chain_lines
+from recording import Clock
 
 from hpcai500.errors import RecordError
 from hpcai500.events import EVENTS, ClockStart, Window

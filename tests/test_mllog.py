@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forging import Forger
 from mlperf_logging.compliance_checker import mlp_compliance, mlp_parser
-from recording import EDITION, Forger, record_submission
+from recording import EDITION, record_submission
 
 from hpcai500.__main__ import main
 from hpcai500.errors import RecordError, UsageError

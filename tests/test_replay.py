@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import run_folders
 import torch
-from recording import Forger
+from forging import Forger
 
 from hpcai500.edition import load_edition
 from hpcai500.errors import ReplayError, UsageError

@@ -8,8 +8,9 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+from forging import Forger
 from msgspec.structs import replace
-from recording import EDITION, NS_PER_S, Forger, record_submission
+from recording import EDITION, NS_PER_S, record_submission
 
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.flop_forms import resnet50_flop

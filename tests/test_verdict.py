@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import jsonschema
 import pytest
-from recording import EDITION, Forger, record_submission
+from forging import Forger
 
 from hpcai500.finding import Finding
 from hpcai500.junit import junit_report
@@ -122,14 +122,7 @@ SARIF = {
 }
 
 
-@pytest.fixture(autouse=True)
-def edition_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_submission(tmp_path_factory.mktemp("recorded"))
+pytestmark = pytest.mark.usefixtures("edition_of_recorded")
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import EDITION, Forger, record_submission
+from forging import Forger
+from recording import EDITION, record_submission
 
 from hpcai500.verify import verify_submission
 

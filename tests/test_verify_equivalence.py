@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from forging import Forger, Mutation
 from msgspec.structs import replace
-from recording import EDITION, Forger, Mutation, record_submission
+from recording import EDITION, record_submission
 
 from hpcai500.checks.code import released_code
 from hpcai500.code_digest import code_sha256
@@ -26,20 +26,7 @@ OTHER = "1" * 64
 HUGE = 1.7e308
 
 
-@pytest.fixture(autouse=True)
-def edition_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_submission(tmp_path_factory.mktemp("recorded"))
-
-
-@pytest.fixture
-def forger(recorded: Path, tmp_path: Path) -> Forger:
-    shutil.copytree(recorded.parent, tmp_path / "copy")
-    return Forger(tmp_path / "copy" / recorded.name)
+pytestmark = pytest.mark.usefixtures("edition_of_recorded")
 
 
 def at_level(forger: Forger, level: str) -> None:

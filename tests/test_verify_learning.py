@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import EDITION, Forger, Mutation, record_submission
+from forging import Forger, Mutation
+from recording import record_submission
 
 from hpcai500.checks import CONTENT_CHECKS, learning, seeds, statistics
 from hpcai500.sample_order import EpochDigests
@@ -27,8 +28,7 @@ CHECKS = {
 
 
 @pytest.fixture(autouse=True)
-def edition_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
+def only_checks_of_learning(edition_of_recorded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     # The other checks take their time with so many epochs, and are tested elsewhere.
     monkeypatch.setattr("hpcai500.verify.FORM_CHECKS", ())
     monkeypatch.setattr("hpcai500.verify.CONTENT_CHECKS", tuple(CHECKS.values()))

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from forging import Forger, Mutation
 from msgspec.structs import replace
-from recording import EDITION, NS_PER_S, Forger, Mutation, record_submission
+from recording import EDITION, NS_PER_S
 
 from hpcai500.checks.limits import SelfCheck, count_cores, network_bytes_per_s
 from hpcai500.edition import load_edition
@@ -148,17 +149,6 @@ LIMITS: dict[str, tuple[str, Callable[[Forger, float], object]]] = {
     "network": ("physics.network", lambda f, share: exchange_at(f, share * ETHERNET / 8)),
     "processors": ("physics.energy", lambda f, share: draw(f, share * 1.1 * 1001)),
 }
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_submission(tmp_path_factory.mktemp("recorded"))
-
-
-@pytest.fixture
-def forger(recorded: Path, tmp_path: Path) -> Forger:
-    shutil.copytree(recorded.parent, tmp_path / "copy")
-    return Forger(tmp_path / "copy" / recorded.name)
 
 
 def physics_found(forger: Forger, *, rankable: bool = False) -> set[str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from forging import Forger, Mutation
 from msgspec.structs import replace
-from recording import EDITION, NS_PER_S, Forger, Mutation, record_submission
+from recording import EDITION, NS_PER_S, record_submission
 
 from hpcai500.errors import UsageError
 from hpcai500.formats import SignedTicket, Ticket, read_config, write_json
@@ -173,9 +174,7 @@ MUTATIONS = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def edition_of_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcai500.verify.load_edition", lambda: EDITION)
+pytestmark = pytest.mark.usefixtures("edition_of_recorded")
 
 
 @pytest.mark.parametrize("words", [{}, {"resumed_on": 2}, {"num_failed": 1, "ticket": make_ticket(num_runs=3)}])

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import EDITION, NS_PER_S, Forger, Mutation, epoch_digests, record_submission
+from forging import Forger, Mutation
+from recording import EDITION, NS_PER_S, epoch_digests, record_submission
 
 from hpcai500.checks import counts, gaps, times, together, work
 from hpcai500.verify import verify_submission
