@@ -20,6 +20,8 @@ from hpcai500.plain_files import open_plain
 
 SELFCHECK_NAME = "selfcheck.json"  # what `hpcai500 selfcheck --json` found, in a run's folder; may be missing
 Status = Literal["completed", "failed", "interrupted"]
+PublicKey = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # of Ed25519, in hexadecimal
+SignatureHex = Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
 PositiveNumber = Annotated[float, Meta(gt=0)]
 MAX_RECORD_BYTES = 32 << 20  # a submission of 5 runs on 10,000 ranks takes 10 MB; objects take up to 16 times as much
 MAX_RUNS = 1000
@@ -188,7 +190,7 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     format: Literal[1] = 1
     issuer: Text
-    issuer_key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    issuer_key: PublicKey
     issued_ns: UnixTime
     challenge: Sha256
     num_runs: Annotated[int, Meta(ge=1, le=MAX_RUNS)]
@@ -202,7 +204,7 @@ class SignedTicket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A ticket with the issuer's Ed25519 signature over its canonical bytes (hpcai500/register/ticket.py)."""
 
     ticket: Ticket
-    signature: Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
+    signature: SignatureHex
 
 
 class FileDigest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -107,11 +107,11 @@ def bootstrap_interval(
     """
     assert values
     ordered = sorted(values)
-    resamples = _resamples(len(ordered), num_resamples, seed)
     if window is None or window >= len(ordered):
         middles = _middles(len(ordered), num_resamples, seed)
         medians = sorted((ordered[low] + ordered[high]) / 2 for low, high in middles)
     else:
+        resamples = _resamples(len(ordered), num_resamples, seed)
         medians = sorted(window_median([ordered[index] for index in resample], window) for resample in resamples)
     tail = (1 - confidence) / 2
     return _quantile(medians, tail), _quantile(medians, 1 - tail)

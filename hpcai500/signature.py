@@ -13,8 +13,8 @@ import msgspec
 
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import Sha256, Text
-from hpcai500.formats import Submission, decode, read_bytes, write_json
-from hpcai500.register.keys import PublicKey, SignatureHex, is_signed, public_key, sign, signed_bytes
+from hpcai500.formats import PublicKey, SignatureHex, Submission, decode, read_bytes, write_json
+from hpcai500.register.keys import is_signed, public_key, sign, signed_bytes
 from hpcai500.register.trusted import TrustedKeys, describe_signer
 
 if TYPE_CHECKING:

@@ -11,18 +11,14 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Meta
 
 from hpcai500.errors import UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-PublicKey = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-SignatureHex = Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
 
 MAX_KEY_BYTES = 1 << 16
 

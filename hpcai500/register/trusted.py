@@ -19,8 +19,8 @@ import msgspec
 
 from hpcai500.errors import UsageError
 from hpcai500.events import Text
-from hpcai500.formats import SignedTicket
-from hpcai500.register.keys import PublicKey, config_folder
+from hpcai500.formats import PublicKey, SignedTicket
+from hpcai500.register.keys import config_folder
 from hpcai500.register.ticket import SELF, is_genuine
 
 UNREGISTERED = "unregistered"
