@@ -71,6 +71,21 @@ def is_over(submission_folder: Path, *, this_job: str = "", queue: Queue | None 
     return not any(job.is_active for job in told.values())
 
 
+def has_job_left(submission_folder: Path, queue: Queue) -> bool:
+    """Whether a job of the submission is still there, though its runs may be over.
+
+    The last of them assembles the submission, with the verdict in its log, so who only looks leaves it to it.
+
+    Raises:
+        RecordError: the folder cannot be read.
+    """
+    jobs = launches.queued_jobs(launches.read_launches(submission_folder)).values()
+    try:
+        return any(job.is_active for job in queue.ask(jobs).values())
+    except BackendUnavailableError:
+        return False
+
+
 def assemble_if_over(submission_folder: Path, *, this_job: str = "", queue: Queue | None = None) -> bool | None:
     """Assemble and verify the submission if all its runs are over, and print the verdict.
 

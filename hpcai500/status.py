@@ -15,7 +15,7 @@ from hpcai500.command import run_command
 from hpcai500.errors import HpcAi500Error
 from hpcai500.launch.queue import Queue
 from hpcai500.launches import list_submissions
-from hpcai500.over import SUBMISSION_NAME, assemble_if_over
+from hpcai500.over import SUBMISSION_NAME, assemble_if_over, has_job_left
 from hpcai500.run_states import (
     RunView,
     SubmissionFollower,
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         described.append(as_json(view))
         if not args.json:
             print_submission(view)
-            if view.is_over and any(run_view.state == "completed" for run_view in view.runs):
+            has_result = any(run_view.state == "completed" for run_view in view.runs)
+            if view.is_over and has_result and not has_job_left(folder.absolute(), queue):
                 assemble_if_over(folder.absolute(), queue=queue)
     if args.json:
         print(json.dumps(described, indent=2))

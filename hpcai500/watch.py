@@ -19,7 +19,7 @@ from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
 from hpcai500.errors import BackendUnavailableError, UsageError
 from hpcai500.launch.queue import Queue
 from hpcai500.launches import list_submissions
-from hpcai500.over import SUBMISSION_NAME, assemble_if_over, show_verdict
+from hpcai500.over import SUBMISSION_NAME, assemble_if_over, has_job_left, show_verdict
 from hpcai500.progress import PLAIN_PERIOD_S
 from hpcai500.run_states import SubmissionFollower, SubmissionView, shown_path
 from hpcai500.status import describe_run
@@ -81,12 +81,14 @@ def watch(
             soft_wrap=True,
         )
         return INTERRUPTED_EXIT_CODE
-    return _judge(folder, follower)
+    return _judge(folder, follower, period_s)
 
 
-def _judge(folder: Path, follower: SubmissionFollower) -> int:
-    """The verdict: of the submission that is there, or that is made now."""
+def _judge(folder: Path, follower: SubmissionFollower, period_s: float) -> int:
+    """The verdict: of the submission that is there or that a job is about to make, or else that is made now."""
     path = folder / SUBMISSION_NAME
+    while not path.exists() and has_job_left(folder, follower.queue):
+        time.sleep(period_s)
     if not path.exists():
         valid = assemble_if_over(folder, queue=follower.queue)
         if valid is not None or not path.exists():

@@ -182,6 +182,25 @@ def test_watching_ends_with_the_verdict_when_all_runs_are_over(
     assert code == (0 if "\nVALID" in capsys.readouterr().out else 1)
 
 
+def test_a_job_that_is_still_there_is_left_to_assemble(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both runs are over, and the job of the first one has yet to end: the verdict belongs into its log."""
+    launches.note_end(folder, 2, job="7_1", outcome="failed", exit_code=2, reason="no data", position=(1, 0))
+    ending = FakeQueue({"7_0": Job("7_0", "COMPLETING")})
+    monkeypatch.setattr("hpcai500.status.Queue", lambda: ending)
+    assert status([str(folder)]) == 0
+    assert not (folder / "submission.json").exists()
+
+    def end_job(_: float) -> None:
+        assert not (folder / "submission.json").exists()
+        ending.jobs = {}
+
+    monkeypatch.setattr(watch, "time", SimpleNamespace(sleep=end_job, monotonic=time.monotonic))
+    watch.watch(folder, console=console(), queue=ending)
+    assert (folder / "submission.json").exists()
+
+
 def test_ctrl_c_leaves_the_runs_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = FakeQueue({"7_1": Job("7_1", "RUNNING")})
 
