@@ -40,7 +40,7 @@ type: $(VENV)/.installed-test  ## Check types with mypy
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-test  ## Run the tests, two at a time; TESTS="tests/test_x.py -k word" chooses among them
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 horovod: $(VENV)/.installed-test  ## Build Horovod once into ~/.cache/hpcai500 and install it
 	tools/build_horovod.sh $(VENV)

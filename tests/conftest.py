@@ -11,12 +11,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from forging import Forger
+    from xdist.scheduler import LoadScopeScheduling
 
 # One thread a process: tests run several processes on few cores, and threads that wait for a core spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,12 +63,27 @@ def require_fixture() -> Callable[[str], None]:
     return require
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
+def is_on_cluster(nodeid: str) -> bool:
+    return nodeid.startswith("tests/slurm/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that of several workers none has it all to itself at the end."""
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not is_on_cluster(item.nodeid), item.path not in slow_files))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """Of several workers one has the tests of a file, since they share what they start; one has the Slurm cluster."""
-    for item in items:
-        is_on_cluster = item.path.parent.name == "slurm"
-        item.add_marker(pytest.mark.xdist_group("slurm" if is_on_cluster else item.path.name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/slurm" if is_on_cluster(nodeid) else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

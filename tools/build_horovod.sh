@@ -71,7 +71,7 @@ if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then
     trap 'exit 130' INT TERM
     # Build tools live in a folder of their own, so that the user's environment gets nothing it does not need.
     "$python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target "$work/tools" \
-        'setuptools<81' wheel packaging cloudpickle psutil pyyaml cffi 'cmake<4' 9>&-
+        --constraint "$root/constraints.txt" 'setuptools<81' wheel packaging cloudpickle psutil pyyaml cffi 'cmake<4' 9>&-
     PYTHONPATH=$work/tools
     export PYTHONPATH
     PATH=$work/tools/bin:$PATH
