@@ -51,14 +51,16 @@ class RaplCounter:
         """
         zones = [path for path in sorted(folder.glob("intel-rapl:*")) if path.name.count(":") == 1]
         try:
-            self._zones = [zone for zone in zones if (zone / "name").read_text().startswith("package")]
+            names = {zone: (zone / "name").read_text().strip() for zone in zones}
+            self._zones = [zone for zone, name in names.items() if name.startswith("package")]
             self._ranges_uj = [int((zone / "max_energy_range_uj").read_text()) for zone in self._zones]
             self._last_uj = self._read()
         except (OSError, ValueError) as error:
             raise BackendUnavailableError(f"the energy counters beneath {str(folder)!r} cannot be read") from error
         if not self._zones:
             raise BackendUnavailableError(f"there are no energy counters of processors beneath {str(folder)!r}")
-        self.num_devices = len(self._zones)
+        # A package of several dies has a zone for each: package-0-die-0, package-0-die-1.
+        self.num_devices = len({names[zone].partition("-die-")[0] for zone in self._zones})
         self._total_uj = 0
 
     def _read(self) -> list[int]:

@@ -342,7 +342,7 @@ RULEBOOK: dict[str, Rule] = {
         "let NTP set the clocks of all nodes before a run, not during it",
     ),
     "times.gaps": Rule(
-        "All but a tenth of a rank's clock, or 5 s, is time that the rank says it trained, evaluated or saved.",
+        "All but a fiftieth of a rank's clock, or 5 s, is time that the rank says it trained, evaluated or saved.",
         "What was done meanwhile nobody knows, and durations that were shortened show.",
         "look for what held the ranks up between two lines of the ledger, and make the run again",
     ),
@@ -409,7 +409,7 @@ RULEBOOK: dict[str, Rule] = {
         "if system.json lacks a network of the host, report how its kernel names it",
     ),
     "physics.energy": Rule(
-        "What devices drew lies between what they draw at rest and what they can be set to.",
+        "Energy is that of the host's processors or accelerators, between what they draw at rest and can be set to.",
         "An energy that nothing supports could be claimed.",
         "if a figure in rules/devices.toml is wrong, report it with a source",
     ),

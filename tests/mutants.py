@@ -16,11 +16,16 @@ from unittest import mock
 from mutation_bases import Base
 from mutation_fields import Mutant
 from mutation_tables import DESCRIPTIVE, SURVIVORS, TOLERATED
+from mutation_tickets import ISSUER_KEY
 from recording import EDITION
 
 from hpcai500 import metrics
+from hpcai500.register.keys import public_key
+from hpcai500.register.trusted import TrustedKeys
+from hpcai500.verdict import Verdict
 from hpcai500.verify import verify_submission
 
+TRUSTED = TrustedKeys(issuers={public_key(ISSUER_KEY): "A register"})
 TABLES = {"descriptive": DESCRIPTIVE, "tolerated": TOLERATED, "survivors": SURVIVORS}
 
 
@@ -65,16 +70,22 @@ def judge(bases: Iterable[Base], chosen: Callable[[str], bool] = lambda name: Tr
     interval = functools.cache(metrics.bootstrap_interval)
     with mock.patch("hpcai500.metrics.bootstrap_interval", lambda scores, **words: interval(tuple(scores), **words)):
         for base in bases:
-            findings = verify_submission(base.forgery.path, EDITION).findings
-            assert not findings, f"{base.name} is not valid before it is altered: {findings[0]}"
+            verdict = _verify(base)
+            assert not verdict.findings, f"{base.name} is not valid before it is altered: {verdict.findings[0]}"
             for mutant in base.mutants:
                 if chosen(f"{base.name}: {mutant.name}"):
-                    _judge_one(base, mutant, outcome)
+                    _judge_one(base, mutant, outcome, verdict.registration)
             base.forgery.write(base.forgery.original)
     return outcome
 
 
-def _judge_one(base: Base, mutant: Mutant, outcome: Outcome) -> None:
+def _verify(base: Base) -> Verdict:
+    """As a leaderboard does, which knows the key of its register."""
+    return verify_submission(base.forgery.path, EDITION, trusted=TRUSTED)
+
+
+def _judge_one(base: Base, mutant: Mutant, outcome: Outcome, registration: str) -> None:
+    """A mutant is rejected if it is not valid, or no longer registered as what it was made from."""
     name = f"{base.name}: {mutant.name}"
     model, before = base.forgery.model(), base.forgery.model()
     mutant.change(model)
@@ -83,12 +94,12 @@ def _judge_one(base: Base, mutant: Mutant, outcome: Outcome) -> None:
         return
     base.forgery.forge(model, mutant.mends)
     try:
-        is_valid = verify_submission(base.forgery.path, EDITION).valid
+        verdict = _verify(base)
     except Exception as error:  # what the suite is for
         outcome.crashed.append(f"{name}: {type(error).__name__}: {error}")
         return
     table = table_of(name)
-    if is_valid:
+    if verdict.valid and verdict.registration == registration:
         outcome.survivors.setdefault(table, []).append(name)
     else:
         outcome.rejected[table or ("meaning" if mutant.keeps_form else "form")] += 1

@@ -269,9 +269,9 @@ def record_rank(
             return
         record_evaluation(ledger, clock, epoch + 1, rank=rank, config=config, number=number)
         if epoch + 1 < size.epochs:
-            clock.advance(0.6)
+            clock.advance(0.51)
             ledger.write("checkpoint", checkpoint_of(config, epoch + 1) | {"duration_ns": NS_PER_S // 2})
-    clock.advance(0.1)
+    clock.advance(0.01)
     ledger.write("clock_stop", {"wall_ns": clock.time_ns()})
     ledger.close("completed", "all epochs done")
 
@@ -350,7 +350,7 @@ def record_evaluation(
     losses = [None if is_detector else evaluation_loss(part, one["correct"][0], size, config) for part, one in pairs]
     shard |= {"loss_sum": losses[rank]}
     ledger.write("evaluation_shard", shard | {"duration_ns": 2 * NS_PER_S})
-    clock.advance(0.2)  # the other ranks wait for rank 0
+    clock.advance(0.11)  # the other ranks wait for rank 0
     if rank == 0:
         whole = {key: list(map(sum, zip(*(part[key] for part in counts), strict=True))) for key in counts[0]}
         curves = detector_curves(whole) if is_detector else []

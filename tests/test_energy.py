@@ -43,6 +43,14 @@ def two_packages(folder: Path) -> tuple[Path, Path]:
     return first, write_zone(folder, "intel-rapl:1", "package-1", RANGE_UJ - 500_000)
 
 
+def test_dies_of_a_package_are_added_up_and_counted_as_one_device(tmp_path: Path) -> None:
+    zones = [write_zone(tmp_path, f"intel-rapl:{die}", f"package-{die // 2}-die-{die % 2}", 0) for die in range(4)]
+    counter = RaplCounter(tmp_path)
+    for zone in zones:
+        zone.write_text("3000000\n")
+    assert (counter.num_devices, counter.read_j()) == (2, 12.0)
+
+
 def test_packages_are_added_up_and_a_counter_that_wraps_around_goes_on(tmp_path: Path) -> None:
     first, second = two_packages(tmp_path)
     counter = RaplCounter(tmp_path)

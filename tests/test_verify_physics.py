@@ -136,6 +136,10 @@ MUTATIONS = (
     Mutation("check_energy", "physics.energy", "a processor draws 2 kW", lambda f: draw(f, 2000)),
     Mutation("check_order", "chain.order", "the same energy twice", lambda f: (draw(f, 100), draw(f, 100))),
     Mutation("check_energy", "physics.energy", "a processor draws nothing", lambda f: draw(f, 0)),
+    Mutation("check_energy", "physics.energy", "more processors than there are", lambda f: draw(f, 100, num_devices=2)),
+    Mutation("check_energy", "physics.energy", "GPUs that are not there", lambda f: draw(f, 100, source="nvml")),
+    Mutation("check_energy", "physics.energy", "one GPU of two", lambda f: (
+        use_gpus(f, "Tesla T4", "Tesla T4"), draw(f, 50, source="nvml"))),
 )  # fmt: skip
 
 # The rule of each law, and what makes a run go at a share of its limit.

@@ -18,7 +18,7 @@ from hpcai500.finding import Finding
 from hpcai500.ledger import Entry
 from hpcai500.record import RankLedger, Segment
 
-UNEXPLAINED_SHARE = 0.1  # of a rank's clock [ours]
+UNEXPLAINED_SHARE = 0.02  # of a rank's clock [ours]
 UNEXPLAINED_NS = 5 * NS_PER_S  # ... or so much, in a run that takes seconds on a busy machine [ours]
 
 

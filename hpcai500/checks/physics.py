@@ -150,13 +150,18 @@ def check_network(case: Case) -> list[Finding]:
 
 
 def check_energy(case: Case) -> list[Finding]:
-    """What devices drew lies between what they draw at rest and what they can be set to, over the time it took."""
+    """Energy is of the host's devices, and between what they draw at rest and can be set to, over the time it took."""
     findings = []
     for part in case.hosts:
         for ledger in part.ledgers:
             for entry in ledger.entries_of(Energy):
+                assert isinstance(entry.value, Energy)
+                if strangers := _other_devices(part, entry.value):
+                    place = f"{ledger.place}:{entry.line}:num_devices"
+                    findings.append(Finding("physics.energy", place, *strangers))
+                    continue
                 bounds = _power_bounds(case, part, entry.value)
-                if bounds is None or not isinstance(entry.value, Energy):
+                if bounds is None:
                     continue
                 seconds = entry.value.duration_ns * 1e-9
                 least = bounds[0] * max(0.0, seconds - COUNTER_SLACK_S)
@@ -168,9 +173,25 @@ def check_energy(case: Case) -> list[Finding]:
     return findings
 
 
-def _power_bounds(case: Case, part: HostPart, energy: object) -> tuple[float, float] | None:
+def _other_devices(part: HostPart, energy: Energy) -> tuple[str, str] | None:
+    """What is expected and found if the devices are not those that the host is described with.
+
+    NVML may see accelerators that the job does not use.
+    """
+    found = f"{energy.num_devices} by {energy.source}"
+    sockets = {node.num_sockets for node in part.nodes}
+    if energy.source == "rapl" and sockets and energy.num_devices not in sockets:
+        return f"{' or '.join(map(str, sorted(sockets)))}, the processors of the host", found
+    accelerators = {len(node.accelerators) for node in part.nodes}
+    if energy.source == "nvml" and accelerators == {0}:
+        return "processors alone, as the host has no accelerator", found
+    if energy.source == "nvml" and accelerators and energy.num_devices < min(accelerators):
+        return f"at least {min(accelerators)}, the accelerators of the host", found
+    return None
+
+
+def _power_bounds(case: Case, part: HostPart, energy: Energy) -> tuple[float, float] | None:
     """Least and most W of the devices whose energy it is; None where they are unknown."""
-    assert isinstance(energy, Energy)
     kinds: list[Processors] | list[Device] = [case.edition.processors]
     if energy.source == "nvml":
         pairs = [known_devices(node, case.edition) for node in part.nodes]
