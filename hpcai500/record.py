@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 
 from hpcai500.errors import RecordError
 from hpcai500.events import Checkpoint, EpochPart, Evaluation, EvaluationShard, Event, Resume, RunClose, RunOpen, Window
@@ -111,6 +111,10 @@ class RankLedger:
             table.setdefault(entry.event, []).append(entry)
         return table
 
+    @cached_property
+    def _values(self) -> dict[str, list[Event]]:
+        return {}
+
     @property
     def opened(self) -> RunOpen | None:
         """The value of run_open."""
@@ -121,8 +125,10 @@ class RankLedger:
         return self._by_event.get(kind.EVENT, [])
 
     def values(self, kind: type[EventType]) -> list[EventType]:
-        """Values of one kind of event that count, in order."""
-        return [entry.value for entry in self.entries_of(kind) if isinstance(entry.value, kind)]
+        """Values of one kind of event that count, in order; the list is not to be changed."""
+        if kind.EVENT not in self._values:
+            self._values[kind.EVENT] = [entry.value for entry in self.entries_of(kind)]
+        return cast(list[EventType], self._values[kind.EVENT])  # events are decoded to the type of their name
 
     def value(self, kind: type[EventType]) -> EventType | None:
         """Value of the first event of a kind."""

@@ -11,9 +11,10 @@ half, which imports it only where it has to: NumPy is a tenth of a second.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 Int64Array = NDArray[np.int64]
@@ -44,9 +45,21 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> Int64Array:
     return words.view(np.int64)
 
 
+class _Key(ISeedSequence):
+    """Hands a generator its key as if it were a seed, since ``Philox(key=...)`` first asks the system for entropy."""
+
+    def __init__(self, key: UInt64Array) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> UInt64Array:
+        """The key, which is all that Philox asks for."""
+        assert (n_words, dtype) == (len(self._key), np.uint64)
+        return self._key
+
+
 def _draws(seed: int, epoch: int, num_samples: int) -> UInt64Array:
     key = np.array([seed & MASK_64, epoch & MASK_64], dtype=np.uint64)
-    return np.random.Philox(key=key).random_raw(num_samples)
+    return np.random.Philox(cast(np.random.SeedSequence, _Key(key))).random_raw(num_samples)
 
 
 def num_steps(num_samples: int, batch_size_per_rank: int, num_ranks: int) -> int:
@@ -117,10 +130,10 @@ class EpochDigests:
         self.num_steps = num_samples // global_batch
         self._global_batch = global_batch
         used = epoch_order(seed, epoch, num_samples)[: self.num_steps * global_batch]
-        self._sums = sample_words(used)
-        np.cumsum(self._sums, out=self._sums)  # up to and with each position; wraps at 2**64
+        self._sums = np.zeros(len(used) + 1, dtype=np.uint64)  # of the words before each position; wraps at 2**64
+        np.cumsum(sample_words(used), out=self._sums[1:])
         self._tables: dict[int, UInt64Array] = {}
-        self.whole = int(self._sums[-1]) if len(self._sums) else 0
+        self.whole = int(self._sums[-1])
         """Digest of all samples of the epoch but the dropped ones."""
 
     def of_part(self, rank: int, num_ranks: int, *, first_step: int, steps: int) -> int:
@@ -139,8 +152,7 @@ class EpochDigests:
 
     def _table(self, num_ranks: int) -> UInt64Array:
         """Digests of the first 0, 1, 2, ... steps of each rank: shape (num_steps + 1, num_ranks)."""
-        ends = self._sums[self._global_batch // num_ranks - 1 :: self._global_batch // num_ranks]
-        slices = np.diff(ends, prepend=np.uint64(0)).reshape(self.num_steps, num_ranks)
+        bounds = self._sums[:: self._global_batch // num_ranks]
         table = np.zeros((self.num_steps + 1, num_ranks), dtype=np.uint64)
-        np.cumsum(slices, axis=0, dtype=np.uint64, out=table[1:])
+        np.cumsum((bounds[1:] - bounds[:-1]).reshape(self.num_steps, num_ranks), axis=0, out=table[1:])
         return table
