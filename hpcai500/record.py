@@ -15,6 +15,7 @@ import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
@@ -88,8 +89,8 @@ class RankLedger:
     @cached_property
     def start(self) -> Position | None:
         """How far the run was when this rank began; None if the rank did not get to say so."""
-        resume = next((entry.value for entry in self.entries if isinstance(entry.value, Resume)), None)
-        if resume is not None:
+        resume = next((entry.value for entry in self.all_entries_of(Resume)), None)
+        if isinstance(resume, Resume):
             return Position(resume.epoch, resume.step)
         return None if self.segment else Position(0, 0)
 
@@ -105,17 +106,23 @@ class RankLedger:
         return not isinstance(value, Checkpoint) or Position(value.epoch, value.step) <= until
 
     @cached_property
-    def _by_event(self) -> dict[str, list[Entry]]:
+    def _all_by_event(self) -> dict[str, list[Entry]]:
         table: dict[str, list[Entry]] = {}
-        for entry in filter(self.counts, self.entries):
+        for entry in self.entries:
             table.setdefault(entry.event, []).append(entry)
         return table
+
+    @cached_property
+    def _by_event(self) -> dict[str, list[Entry]]:
+        if self.until is None:
+            return self._all_by_event
+        return {event: list(filter(self.counts, entries)) for event, entries in self._all_by_event.items()}
 
     @cached_property
     def _values(self) -> dict[str, list[Event]]:
         return {}
 
-    @property
+    @cached_property
     def opened(self) -> RunOpen | None:
         """The value of run_open."""
         return self.value(RunOpen)
@@ -123,6 +130,13 @@ class RankLedger:
     def entries_of(self, kind: type[Event]) -> list[Entry]:
         """Entries of one kind of event that count, in order."""
         return self._by_event.get(kind.EVENT, [])
+
+    def all_entries_of(self, *kinds: type[Event]) -> list[Entry]:
+        """Entries of some kinds of events, those of work that was done again too, in order."""
+        if len(kinds) == 1:
+            return self._all_by_event.get(kinds[0].EVENT, [])
+        found = [entry for kind in kinds for entry in self._all_by_event.get(kind.EVENT, [])]
+        return sorted(found, key=attrgetter("line"))
 
     def values(self, kind: type[EventType]) -> list[EventType]:
         """Values of one kind of event that count, in order; the list is not to be changed."""

@@ -31,18 +31,21 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> Int64Array:
     """Order of the samples in an epoch.
 
     Returns: a permutation of 0..num_samples-1, shape (num_samples,), which depends on nothing but the arguments: the
-    stable argsort of the draws. Sorting words that hold the upper bits of a draw and, below, the sample is five times
-    as fast; two draws that agree in the upper bits (every tenth epoch of ImageNet has such) are sorted the slow way.
+    stable argsort of the draws. NumPy sorts 16 bits at a time by counting, so two rounds sort by the upper half of the
+    draws in half the time of a sort by comparisons; the few whose upper halves agree are then sorted by all bits.
     """
-    low = np.uint64((1 << num_samples.bit_length()) - 1)
-    words = _draws(seed, epoch, num_samples)
-    words &= ~low
-    words |= np.arange(num_samples, dtype=np.uint64)
-    words.sort()
-    if ((words[1:] ^ words[:-1]) <= low).any():
-        return np.argsort(_draws(seed, epoch, num_samples), kind="stable").astype(np.int64, copy=False)
-    words &= low
-    return words.view(np.int64)
+    draws = _draws(seed, epoch, num_samples)
+    order = np.argsort((draws >> np.uint64(32)).astype(np.uint16), kind="stable")
+    order = order[np.argsort((draws >> np.uint64(48)).astype(np.uint16)[order], kind="stable")]
+    upper = draws[order] >> np.uint64(32)
+    agree = upper[1:] == upper[:-1]
+    if agree.any():
+        tied = np.zeros(num_samples, dtype=np.bool_)
+        tied[1:] |= agree
+        tied[:-1] |= agree
+        group = order[tied]
+        order[tied] = group[np.argsort(draws[group], kind="stable")]
+    return order.astype(np.int64, copy=False)
 
 
 class _Key(ISeedSequence):

@@ -180,6 +180,8 @@ def _sum_s(ledger: RankLedger, kind: type[Timed], field: str = "duration_ns") ->
 
 def _lost_s(ledger: RankLedger) -> float:
     """Time of the steps, evaluations and checkpoints that a later segment did again."""
+    if ledger.until is None:
+        return 0.0
     lost = (entry.value for entry in ledger.entries if not ledger.counts(entry))
     return sum(value.duration_ns for value in lost if isinstance(value, Timed)) / NS_PER_S
 

@@ -72,13 +72,19 @@ def test_digest_tells_a_missing_a_doubled_and_a_swapped_sample(other: list[int])
     assert sample_order.sample_digest(np.array(other)) != sample_order.sample_digest(np.arange(4))
 
 
-@pytest.mark.parametrize("epoch", [0, 38])  # in epoch 38 two draws of 64 bits agree in their upper 43
-def test_the_fast_sort_gives_the_stable_argsort_at_the_size_of_imagenet(epoch: int):
+def test_the_order_is_the_stable_argsort_of_the_draws_at_the_size_of_imagenet():
     num_samples = 1_281_167
-    draws = np.random.Philox(key=np.array([0, epoch], dtype=np.uint64)).random_raw(num_samples)
-    upper = np.sort(draws >> np.uint64(num_samples.bit_length()))
-    assert (upper[1:] == upper[:-1]).any() == (epoch != 0)
-    assert np.array_equal(sample_order.epoch_order(0, epoch, num_samples), np.argsort(draws, kind="stable"))
+    draws = np.random.Philox(key=np.array([0, 38], dtype=np.uint64)).random_raw(num_samples)
+    upper = np.sort(draws >> np.uint64(32))
+    assert (upper[1:] == upper[:-1]).any()
+    assert np.array_equal(sample_order.epoch_order(0, 38, num_samples), np.argsort(draws, kind="stable"))
+
+
+@pytest.mark.parametrize("bits", [0xFF000000FF, 0xF, 0xF << 60, 0])
+def test_draws_that_agree_in_their_upper_half_are_sorted_by_all_bits(monkeypatch: pytest.MonkeyPatch, bits: int):
+    draws = np.random.Philox(1).random_raw(10_000) & np.uint64(bits)  # some agree in all bits, too
+    monkeypatch.setattr(sample_order, "_draws", lambda *_: draws)
+    assert np.array_equal(sample_order.epoch_order(0, 0, len(draws)), np.argsort(draws, kind="stable"))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 8])

@@ -95,19 +95,18 @@ def check_segments(case: Case) -> list[Finding]:
             findings += _check_resumes(segment, before.hexdigest(), saved) if segment.number else []
             for ledger in segment.ledgers:
                 before.update(f"{segment.number} {ledger.rank} {ledger.head_sha256}\n".encode())
-                for entry in ledger.entries:
-                    if isinstance(entry.value, Checkpoint):
-                        value = entry.value
-                        saved[value.path, value.sha256] = Position(value.epoch, value.step)
+                for entry in ledger.all_entries_of(Checkpoint):
+                    value = entry.value
+                    assert isinstance(value, Checkpoint)
+                    saved[value.path, value.sha256] = Position(value.epoch, value.step)
     return findings
 
 
 def _check_resumes(segment: Segment, digest: str, saved: dict[tuple[str, str], Position]) -> Iterator[Finding]:
     for ledger in segment.ledgers:
-        for entry in ledger.entries:
+        for entry in ledger.all_entries_of(Resume):
             resume = entry.value
-            if not isinstance(resume, Resume):
-                continue
+            assert isinstance(resume, Resume)
             place = f"{ledger.place}:{entry.line}"
             if resume.ledgers_sha256 != digest:
                 expected = f"{digest} (the ledgers of the segments before)"

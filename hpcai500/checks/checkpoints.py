@@ -20,7 +20,7 @@ def check_positions(case: Case) -> list[Finding]:
     for run, ledger in case.completed_ledgers:
         steps_per_epoch = case.size.num_train_samples // run.global_batch
         position = ledger.start
-        for entry in ledger.entries:
+        for entry in ledger.all_entries_of(EpochPart, Checkpoint):
             value = entry.value
             if isinstance(value, EpochPart):
                 done = value.first_step + value.steps
@@ -61,5 +61,5 @@ def _check_run(run: RunCase) -> Iterator[Finding]:
 
 
 def _told(ledger: RankLedger) -> list[tuple[int, int, str, str]]:
-    saved = (entry.value for entry in ledger.entries if isinstance(entry.value, Checkpoint))
-    return [(value.epoch, value.step, value.path, value.sha256) for value in saved]
+    saved = (entry.value for entry in ledger.all_entries_of(Checkpoint))
+    return [(value.epoch, value.step, value.path, value.sha256) for value in saved if isinstance(value, Checkpoint)]

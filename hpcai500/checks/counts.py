@@ -7,7 +7,7 @@ they were is the affair of hpcai500/checks/work.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.events import DataOpen, EpochPart, Evaluation, EvaluationShard, ModelBuilt, Window
@@ -17,7 +17,7 @@ from hpcai500.qualities import quality_named
 from hpcai500.record import Position, RankLedger, Segment
 
 
-def _differences(rule: str, place: str, pairs: dict[str, tuple[object, object]]) -> Iterator[Finding]:
+def _differences(rule: str, place: str, pairs: Mapping[str, tuple[object, object]]) -> Iterator[Finding]:
     """A finding for each name whose expected and found value differ."""
     for name, (expected, found) in pairs.items():
         if expected != found:
@@ -116,26 +116,25 @@ def check_windows(case: Case) -> list[Finding]:
         steps_per_epoch = case.size.num_train_samples // run.global_batch
         epoch, first_step = start
         steps = samples = 0
-        for entry in filter(ledger.counts, ledger.entries):
-            place = f"{ledger.place}:{entry.line}"
-            if isinstance(entry.value, Window):
-                window = entry.value
-                pairs: dict[str, tuple[object, object]] = {
-                    "epoch": (epoch, window.epoch),
-                    "first_step": (first_step + steps, window.first_step),
-                    "num_steps": (min(window.num_steps, report_steps), window.num_steps),
-                    "samples": (min(window.samples, window.num_steps * batch), window.samples),
+        for entry in filter(ledger.counts, ledger.all_entries_of(Window, EpochPart)):
+            value = entry.value
+            if isinstance(value, Window):
+                found = (value.epoch, value.first_step, value.num_steps, value.samples)
+                most = min(value.num_steps, report_steps), min(value.samples, value.num_steps * batch)
+                wanted = (epoch, first_step + steps, *most)
+                if found != wanted:
+                    names = ("epoch", "first_step", "num_steps", "samples")
+                    pairs = dict(zip(names, zip(wanted, found, strict=True), strict=True))
+                    findings += _differences("counts.windows", f"{ledger.place}:{entry.line}", pairs)
+                steps += value.num_steps
+                samples += value.samples
+            elif isinstance(value, EpochPart):
+                sums = {
+                    "epoch": (epoch, value.epoch),
+                    "steps": (steps, value.steps),
+                    "samples": (samples, value.samples),
                 }
-                findings += _differences("counts.windows", place, pairs)
-                steps += window.num_steps
-                samples += window.samples
-            elif isinstance(entry.value, EpochPart):
-                sums: dict[str, tuple[object, object]] = {
-                    "epoch": (epoch, entry.value.epoch),
-                    "steps": (steps, entry.value.steps),
-                    "samples": (samples, entry.value.samples),
-                }
-                findings += _differences("counts.windows", place, sums)
+                findings += _differences("counts.windows", f"{ledger.place}:{entry.line}", sums)
                 first_step += steps
                 if first_step >= steps_per_epoch:
                     epoch, first_step = epoch + 1, 0

@@ -70,7 +70,7 @@ def _evaluation_waits(segment: Segment) -> dict[int, list[Span]]:
     shards: dict[int, list[int]] = {}
     waits: dict[int, list[Span]] = {}
     for ledger in segment.ledgers:
-        for entry in ledger.entries:
+        for entry in ledger.all_entries_of(EvaluationShard, Evaluation):
             if isinstance(entry.value, EvaluationShard):
                 shards.setdefault(entry.value.epoch, []).append(entry.time_ns)
             elif isinstance(entry.value, Evaluation):

@@ -83,10 +83,10 @@ def check_durations(case: Case) -> list[Finding]:
         earliest_ns: int | None = None  # at which all that was done so far can be over
         before: Entry | None = None
         for entry in ledger.entries:
-            if isinstance(entry.value, ClockStart):
+            if entry.event == ClockStart.EVENT:
                 earliest_ns = entry.time_ns
             if earliest_ns is not None and before is not None and (duration_ns := duration_of(entry.value)):
-                both_train = isinstance(before.value, Window) and isinstance(entry.value, Window)
+                both_train = before.event == entry.event == Window.EVENT
                 earliest_ns = max(earliest_ns, before.time_ns - (LATE_LINE_NS if both_train else 0))
                 room_ns = entry.time_ns - earliest_ns
                 earliest_ns += duration_ns
@@ -103,10 +103,9 @@ def check_parts(case: Case) -> list[Finding]:
     """The parts of a window add up to its duration, to the nanosecond."""
     findings = []
     for _, ledger in case.completed_ledgers:
-        for entry in ledger.entries:
+        for entry in ledger.all_entries_of(Window):
             window = entry.value
-            if not isinstance(window, Window):
-                continue
+            assert isinstance(window, Window)
             parts_ns = window.data_wait_ns + window.forward_backward_ns + window.communication_ns + window.optimizer_ns
             if parts_ns != window.duration_ns:
                 place = f"{ledger.place}:{entry.line}:duration_ns"
@@ -119,9 +118,8 @@ def check_wall(case: Case) -> list[Finding]:
     """Wall clock and monotonic clock agree: at opening, and as far as each has come at every later reading."""
     findings = []
     for _, ledger in case.completed_ledgers:
-        for entry in ledger.entries:
-            if not isinstance(entry.value, RunOpen | ClockStart | ClockStop | RunClose):
-                continue
+        for entry in ledger.all_entries_of(RunOpen, ClockStart, ClockStop, RunClose):
+            assert isinstance(entry.value, RunOpen | ClockStart | ClockStop | RunClose)
             allowed_ns = CLOCK_STEP_NS + CLOCK_DRIFT * max(0, entry.time_ns - ledger.entries[0].time_ns)
             if isinstance(entry.value, RunOpen) and entry.value.wall_ns > entry.time_ns:
                 place = f"{ledger.place}:{entry.line}:wall_ns"
@@ -146,14 +144,13 @@ def check_checkpoints(case: Case) -> list[Finding]:
         evaluation_ns = max((shard.duration_ns for shard in ledger.values(EvaluationShard)), default=0)
         allowed_ns = 2 * period_s * NS_PER_S + evaluation_ns + LOOK_SLACK_NS
         last_ns = None
-        for entry in ledger.entries if period_s else []:
-            if isinstance(entry.value, ClockStart | Checkpoint | ClockStop):
-                if last_ns is not None and entry.time_ns - last_ns > allowed_ns:
-                    place = f"{ledger.place}:{entry.line}"
-                    expected = f"a checkpoint after at most {allowed_ns / NS_PER_S:.0f} s"
-                    found = f"none for {(entry.time_ns - last_ns) / NS_PER_S:.0f} s"
-                    findings.append(Finding("times.checkpoints", place, expected, found))
-                last_ns = entry.time_ns
+        for entry in ledger.all_entries_of(ClockStart, Checkpoint, ClockStop) if period_s else []:
+            if last_ns is not None and entry.time_ns - last_ns > allowed_ns:
+                place = f"{ledger.place}:{entry.line}"
+                expected = f"a checkpoint after at most {allowed_ns / NS_PER_S:.0f} s"
+                found = f"none for {(entry.time_ns - last_ns) / NS_PER_S:.0f} s"
+                findings.append(Finding("times.checkpoints", place, expected, found))
+            last_ns = entry.time_ns
     return findings
 
 

@@ -18,6 +18,7 @@ from hpcai500.ledger import Entry
 from hpcai500.record import RankLedger, Segment
 
 SKEW_NS = NS_PER_S  # clocks of ranks apart; NTP keeps them within a hundredth, and the self-check asks for a twentieth
+IN_STEP = (StartUp, Window, EvaluationShard, Evaluation, Checkpoint)
 Key = tuple[str, int, int]
 # What a rank did with all others: what it was, when it began at the latest, and when it had it behind it; None where
 # the others do not wait for its beginning, or it does not wait for them.
@@ -56,7 +57,7 @@ def _worst_skew(segment: Segment) -> Skew | None:
     begins: dict[Key, tuple[int, str, int]] = {}  # the latest: time, place of the ledger, line
     ends: dict[Key, tuple[int, str, int]] = {}  # the earliest
     for ledger in segment.ledgers:
-        for entry in ledger.entries:
+        for entry in ledger.all_entries_of(*IN_STEP):
             for key, begin_ns, end_ns in _parts(entry):
                 if begin_ns is not None and (key not in begins or begin_ns > begins[key][0]):
                     begins[key] = (begin_ns, ledger.place, entry.line)

@@ -125,7 +125,7 @@ def check_learning_rates(case: Case) -> list[Finding]:
 
 def _learning_rates(ledger: RankLedger, steps_per_epoch: int) -> Iterator[tuple[str, int, float]]:
     """Where each learning rate of a ledger stands, its step of the run, and what it is; those of lost work too."""
-    for entry in ledger.entries:
+    for entry in ledger.all_entries_of(Window, EpochPart):
         value = entry.value
         if isinstance(value, Window):
             first = value.epoch * steps_per_epoch + value.first_step
