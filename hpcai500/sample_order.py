@@ -11,6 +11,7 @@ half, which imports it only where it has to: NumPy is a tenth of a second.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import numpy as np
@@ -113,6 +114,12 @@ def sample_words(ids: NDArray[Any]) -> UInt64Array:
     return words
 
 
+@functools.lru_cache(maxsize=1)
+def _all_words(num_samples: int) -> UInt64Array:
+    """The words of samples 0..num_samples-1, which every epoch of every run needs."""
+    return sample_words(np.arange(num_samples))
+
+
 def sample_digest(ids: NDArray[Any]) -> int:
     """Digest of a multiset of samples that does not depend on order: the sum of their words, mod 2**64."""
     return int(sample_words(ids).sum(dtype=np.uint64))
@@ -134,7 +141,7 @@ class EpochDigests:
         self._global_batch = global_batch
         used = epoch_order(seed, epoch, num_samples)[: self.num_steps * global_batch]
         self._sums = np.zeros(len(used) + 1, dtype=np.uint64)  # of the words before each position; wraps at 2**64
-        np.cumsum(sample_words(used), out=self._sums[1:])
+        np.cumsum(_all_words(num_samples)[used], out=self._sums[1:])
         self._tables: dict[int, UInt64Array] = {}
         self.whole = int(self._sums[-1])
         """Digest of all samples of the epoch but the dropped ones."""
