@@ -79,5 +79,5 @@ $(VENV)/.installed-run: setup.cfg setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed-run tools/install_debian_packages.sh
 	tools/install_debian_packages.sh
-	$(INSTALL) --editable '.[mpi,dali,compression,dev,docs]'
+	$(INSTALL) --editable '.[mpi,dali,compression,leaderboard,dev,docs]'
 	@touch $@

@@ -1,0 +1,1 @@
+"""The leaderboard: takes submissions in, verifies them itself, ranks and shows them."""

@@ -1,0 +1,1 @@
+"""Reports: what a run or a submission did, as one page."""
