@@ -2,8 +2,8 @@
 
 Written for SQLite and PostgreSQL alike. Times are UTC, kept as text "2026-11-27T13:20:00Z", which both databases sort
 alike. A submission's key is the SHA-256 of the bytes of its submission.json, which lists the digests of all of its
-other files: so the same submission has the same address whoever packs it. Nothing is deleted: states change, and ``audit``
-tells when, by whom and why.
+other files: so the same submission has the same address whoever packs it. Nothing is deleted: states change, and
+``audit`` tells when, by whom and why.
 """
 
 from __future__ import annotations
