@@ -26,6 +26,23 @@ class CommandModule(Protocol):
         """Do the work and return the exit status."""
 
 
+def make_parser(prog: str, module: CommandModule | Any) -> argparse.ArgumentParser:
+    """The parser of a module's command.
+
+    Args:
+        prog: what the user typed to call it.
+        module: has ``add_arguments``, and perhaps an ``EPILOG`` with examples.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=(module.__doc__ or "").split("\n\n")[0],
+        epilog=getattr(module, "EPILOG", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
 def run_command(prog: str, module: CommandModule | Any, argv: list[str] | None = None) -> int:
     """Run the command of a module.
 
@@ -37,14 +54,7 @@ def run_command(prog: str, module: CommandModule | Any, argv: list[str] | None =
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=(module.__doc__ or "").split("\n\n")[0],
-        epilog=getattr(module, "EPILOG", None),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args = make_parser(prog, module).parse_args(argv)
     try:
         return int(module.run(args))
     except HpcAi500Error as error:
