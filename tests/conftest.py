@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from forging import Forger
+    from postgresql import PostgresqlServer
     from xdist.scheduler import LoadScopeScheduling
 
 # One thread a process: tests run several processes on few cores, and threads that wait for a core spin.
@@ -45,7 +46,25 @@ def obstacle(word: str) -> str | None:
     if word == "slurm":
         asked = subprocess.run([sys.executable, SLURM_CLUSTER, "check"], capture_output=True, text=True, check=False)
         return asked.stderr.strip() or None
+    if word == "postgresql":
+        return _obstacle_to_postgresql()
+    if word == "browser":
+        return _obstacle_to_browser()
     return None if is_installed(MODULES[word]) else f"{MODULES[word]} is not installed; `make test` installs it"
+
+
+def _obstacle_to_postgresql() -> str | None:
+    from postgresql import find_programs
+
+    if find_programs() is None:
+        return "there is no PostgreSQL in /usr/lib/postgresql; `tools/install_debian_packages.sh` installs it"
+    return None if is_installed("psycopg") else "psycopg is not installed; `make test` installs it"
+
+
+def _obstacle_to_browser() -> str | None:
+    if shutil.which("chromium") is None:
+        return "there is no chromium; `tools/install_debian_packages.sh` installs it"
+    return None if is_installed("playwright") else "playwright is not installed; `make test` installs it"
 
 
 def require(word: str) -> None:
@@ -87,7 +106,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for word in (*MODULES, "slurm"):
+    for word in (*MODULES, "slurm", "postgresql", "browser"):
         if item.get_closest_marker(word):
             require(word)
 
@@ -111,6 +130,23 @@ def smoke_weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generate(folder, WeatherRecipe(seed=0, height=96, width=144, samples_by_year={1979: 8, 1997: 4}), num_workers=1)
     compute_statistics(folder, ["climo_1979.h5"], num_workers=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server for all tests of a worker."""
+    require("postgresql")
+    from postgresql import PostgresqlServer
+
+    server = PostgresqlServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgresqlServer) -> str:
+    """The URL of an empty database."""
+    return postgresql_server.fresh_url()
 
 
 @pytest.fixture

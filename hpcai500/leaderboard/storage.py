@@ -1,0 +1,122 @@
+"""Where a board keeps files: archives on their way, and for each submission its archive and what is made of it.
+
+::
+
+    FOLDER/board.db                     with SQLite
+    FOLDER/key.pem                      with which the board signs tickets; mode 0600
+    FOLDER/uploads/ID                   as much of an archive as is there
+    FOLDER/submissions/SHA256/archive.tar.gz   as it came, mode 0444
+    FOLDER/submissions/SHA256/verdict.json     what the server found
+    FOLDER/submissions/SHA256/report.html
+    FOLDER/work/                        unpacked while it is verified
+
+Files come into being under their name only when they are whole and on the disk, so a crash leaves them whole or absent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from hpcai500.errors import UsageError
+
+ARCHIVE, VERDICT, REPORT = "archive.tar.gz", "verdict.json", "report.html"
+NAMES = (ARCHIVE, VERDICT, REPORT)
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+UPLOAD_ID = re.compile(r"[0-9a-f]{32}\Z")
+
+
+class Storage:
+    """The folder of a board; several servers may share it.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        UsageError: it cannot be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        try:
+            for name in ("uploads", "submissions", "work"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"folder {str(folder)!r} cannot be used ({error.strerror}); name another --folder"
+            ) from None
+        if not os.access(self.folder / "uploads", os.W_OK):
+            raise UsageError(f"folder {str(folder)!r} cannot be written by this user; name another --folder")
+
+    def path(self, sha256: str, name: str) -> Path:
+        """Where a file of a submission lies, or would.
+
+        Args:
+            sha256: address of the submission.
+            name: of NAMES.
+        """
+        assert SHA256.match(sha256), sha256
+        assert name in NAMES, name
+        return self.folder / "submissions" / sha256 / name
+
+    def upload_path(self, upload_id: str) -> Path:
+        """Where an archive on its way lies, or would."""
+        assert UPLOAD_ID.match(upload_id), upload_id
+        return self.folder / "uploads" / upload_id
+
+    def keep(self, upload: Path, sha256: str) -> None:
+        """Make a whole upload the archive of a submission; it also stays where it is, until that is in the database.
+
+        Raises:
+            OSError: the disk is full or broken; nothing has changed then.
+        """
+        archive = self.path(sha256, ARCHIVE)
+        archive.parent.mkdir(exist_ok=True)
+        upload.chmod(0o444)
+        sync_file(upload)
+        new = archive.with_name(f".{ARCHIVE}.{secrets.token_hex(8)}")
+        os.link(upload, new)
+        new.replace(archive)
+        new.unlink(missing_ok=True)  # the same file under both names is not renamed (rename(2))
+        sync_folder(archive.parent)
+        sync_folder(archive.parent.parent)
+
+    def write(self, sha256: str, name: str, content: bytes) -> None:
+        """Write a file of a submission that is made of it, over that of an earlier verification.
+
+        Raises:
+            OSError: the disk is full or broken; the earlier one is still there then.
+        """
+        write_whole(self.path(sha256, name), content)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file so that its name never stands for half of it."""
+    path.parent.mkdir(exist_ok=True)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Return when the file's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in the folder are on the disk."""
+    sync_file(folder)
