@@ -143,14 +143,29 @@ class Submission(Base):
     challenges: Mapped[list[Challenge]] = relationship(back_populates="submission", order_by="Challenge.opened_at")
 
 
-# The order of a board, and the queue of what is to be verified.
+# The order of a board, by which the best are found without a look at the others.
 Index(
     "ix_submission_board",
     Submission.workload,
     Submission.size,
     Submission.level,
-    Submission.state,
     Submission.vflops,
+    Submission.sha256,
+    Submission.state,
+    Submission.rankable,
+)
+# All that counting submissions and listing what a board can be filtered by needs.
+Index(
+    "ix_submission_options",
+    Submission.workload,
+    Submission.size,
+    Submission.level,
+    Submission.precision,
+    Submission.edition,
+    Submission.size_class,
+    Submission.published_at,
+    Submission.state,
+    Submission.rankable,
 )
 
 

@@ -149,7 +149,12 @@ def _submission() -> None:
         ),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_submission")),
     )
-    op.create_index("ix_submission_board", "submission", ["workload", "size", "level", "state", "vflops"], unique=False)
+    board = ["workload", "size", "level"]
+    op.create_index(
+        "ix_submission_board", "submission", [*board, "vflops", "sha256", "state", "rankable"], unique=False
+    )
+    options = ["precision", "edition", "size_class", "published_at", "state", "rankable"]
+    op.create_index("ix_submission_options", "submission", [*board, *options], unique=False)
     op.create_index(op.f("ix_submission_organisation_slug"), "submission", ["organisation_slug"], unique=False)
     op.create_index(op.f("ix_submission_state"), "submission", ["state"], unique=False)
 

@@ -1,0 +1,147 @@
+"""Made-up but plausible submissions of a board, for tests of its pages."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from hpcai500.leaderboard.tables import Audit, Challenge, Organisation, Submission
+
+ORGANISATIONS = {
+    "northern-lights": "Northern Lights Supercomputing Centre",
+    "alpine": "Alpine Computing Institute",
+    "delta-lab": "Delta National Laboratory",
+    "harbour": "Harbour University",
+}
+# Name of a system, its organisation, accelerator, devices of a node, vflops and watts of a device
+SYSTEMS = (
+    ("Aurora Borealis", "northern-lights", "NVIDIA H100 80GB HBM3", 4, 310e12, 640.0),
+    ("Matterhorn", "alpine", "NVIDIA GH200 480GB", 4, 335e12, 690.0),
+    ("Delta-2", "delta-lab", "AMD Instinct MI300X", 8, 290e12, 720.0),
+    ("Delta-1", "delta-lab", "NVIDIA A100-SXM4-80GB", 8, 118e12, 390.0),
+    ("Lighthouse", "harbour", "NVIDIA H200", 8, 322e12, 660.0),
+    ("Breakwater", "harbour", "Tesla V100-SXM2-32GB", 4, 41e12, 290.0),
+)
+
+
+def size_class_of(num_devices: int) -> str:
+    bounds = ((1, "1"), (8, "2-8"), (64, "9-64"), (512, "65-512"))
+    return next((name for most, name in bounds if num_devices <= most), "513+")
+
+
+def make_submission(number: int, **changes: Any) -> Submission:
+    """One submission, the same for the same number."""
+    source = random.Random(number)
+    name, organisation, accelerator, per_node, speed, watts = SYSTEMS[number % len(SYSTEMS)]
+    num_nodes = source.choice((1, 1, 2, 4, 8, 16, 32, 64, 128))
+    num_devices = num_nodes * per_node
+    vflops = num_devices * speed * (0.98 - 0.03 * num_nodes**0.3) * source.uniform(0.9, 1.05)
+    quality = 0.763 + source.uniform(-0.001, 0.004)
+    spread = source.uniform(0.004, 0.03)
+    wall_s = 90 * 1_281_167 * 24.3e9 / vflops * (quality / 0.763) ** 5
+    has_energy = number % 3 != 0
+    published = f"{2025 + number % 2}-{1 + number * 5 % 12:02d}-{1 + number * 7 % 28:02d}T{number % 24:02d}:15:00Z"
+    libraries = {"torch": f"2.{9 + number % 3}.0", "nccl": "2.28.3", "dali": "2.0.0"}
+    columns: dict[str, Any] = {
+        "sha256": hashlib.sha256(f"submission {number}".encode()).hexdigest(),
+        "archive_sha256": hashlib.sha256(f"archive {number}".encode()).hexdigest(),
+        "size_bytes": 3_400_000 + number,
+        "organisation_slug": organisation,
+        "system_name": name,
+        "system_slug": name.lower().replace(" ", "-"),
+        "state": "published",
+        "publish": True,
+        "uploaded_at": published,
+        "verified_at": published,
+        "published_at": published,
+        "attempts": 1,
+        "workload": "resnet50",
+        "level": "free",
+        "size": "official",
+        "edition": ("0.1", "0.2")[number % 4 == 0],
+        "precision": ("bf16", "bf16", "fp16", "fp32")[number % 4],
+        "size_class": size_class_of(num_devices),
+        "rankable": True,
+        "registered": number % 2 == 0,
+        "registration": "registered by Example register" if number % 2 == 0 else "unregistered",
+        "submitter": f"{ORGANISATIONS[organisation]}, benchmarking team",
+        "created": published,
+        "accelerator": accelerator,
+        "num_accelerators": num_devices,
+        "num_devices": num_devices,
+        "num_nodes": num_nodes,
+        "num_ranks": num_devices,
+        "communicator": "horovod",
+        "num_runs": 5,
+        "num_completed": 5,
+        "vflops": vflops,
+        "vflops_low": vflops * (1 - spread),
+        "vflops_high": vflops * (1 + spread),
+        "vflops_per_device": vflops / num_devices,
+        "vflops_per_w": vflops / (num_devices * watts) if has_energy else None,
+        "flops": vflops * (0.763 / quality) ** 5,
+        "achieved_quality": quality,
+        "target_quality": 0.763,
+        "wall_s": wall_s,
+        "train_s": wall_s * 0.91,
+        "energy_j": num_devices * watts * wall_s if has_energy else None,
+        "facts": {
+            "software": {"os": "Rocky Linux 9.5", "kernel": "5.14.0", "python": "3.12.7", "libraries": libraries},
+            "processor": "AMD EPYC 9454 48-Core Processor",
+            "settings": {"batch_size_per_rank": 256 >> number % 3, "label_smoothing": 0.1, "compile": number % 2 == 0},
+            "deviations": [] if number % 5 else ["learning-rate policy: warm-up of 5 epochs"],
+        },
+    }
+    return Submission(**(columns | changes))
+
+
+def add_organisations(session: Session) -> None:
+    for slug, name in ORGANISATIONS.items():
+        session.add(Organisation(slug=slug, name=name, created_at="2025-01-01T00:00:00Z"))
+    session.flush()
+
+
+def add_plausible_board(session: Session, count: int = 40) -> list[str]:
+    """A board with ``count`` submissions, one withdrawn and one challenged among them; returns their digests."""
+    add_organisations(session)
+    submissions = [make_submission(number) for number in range(count)]
+    submissions[3].state = "withdrawn"
+    submissions[7].state = "challenged"
+    submissions += [make_submission(number + 1000, size="mini", rankable=False) for number in range(5)]
+    submissions += [make_submission(number + 2000, level="hardware") for number in range(6)]
+    submissions += [make_submission(number + 3000, workload="fasterrcnn", target_quality=0.35) for number in range(4)]
+    submissions += [make_submission(5000, state="verified"), make_submission(5001, rankable=False)]
+    session.add_all(submissions)
+    session.flush()
+    doubt = "The energy of three nodes is missing from the ledgers."
+    challenge = Challenge(id="c" * 32, claim=doubt, evidence="See ledger/rank-12.jsonl, events 40 to 44.")
+    challenge.organisation_slug, challenge.submission_sha256 = "alpine", submissions[7].sha256
+    challenge.opened_at, challenge.state = "2026-11-20T09:00:00Z", "open"
+    session.add(challenge)
+    for submission in submissions:
+        for action, at in (("upload", submission.uploaded_at), ("verify", submission.verified_at)):
+            session.add(audit(submission, action, at))
+        if submission.state != "verified":
+            session.add(audit(submission, "publish", submission.published_at))
+    session.add(audit(submissions[3], "withdraw", "2026-11-21T10:00:00Z", "A faulty clock on node 3."))
+    session.flush()
+    return [submission.sha256 for submission in submissions]
+
+
+def audit(submission: Submission, action: str, at: str | None, detail: str = "") -> Audit:
+    actor = "server" if action == "verify" else submission.organisation_slug
+    return Audit(at=at or "", actor=actor, action=action, subject=submission.sha256, detail=detail)
+
+
+def write_files(folder: Path, sha256: str) -> None:
+    """What the storage keeps of a submission, in place of real ones."""
+    place = folder / "submissions" / sha256
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "archive.tar.gz").write_bytes(b"archive " + sha256.encode())
+    (place / "verdict.json").write_text('{"valid": true}\n', encoding="utf-8")
+    report = "<!DOCTYPE html>\n<html lang='en'><title>Report</title><h1>Report</h1></html>\n"
+    (place / "report.html").write_text(report, encoding="utf-8")
