@@ -115,6 +115,7 @@ class Submission(Base):
     why_not: Mapped[str | None] = mapped_column(Text)
     registered: Mapped[bool | None]  # with a ticket of this board or of a register that it trusts
     registration: Mapped[str | None] = mapped_column(Text)
+    ticket_sha256: Mapped[str | None] = mapped_column(String(64), index=True)  # whose runs these are said to be
     signed_by: Mapped[str | None] = mapped_column(Text)
     submitter: Mapped[str | None] = mapped_column(Text)
     created: Mapped[str | None] = mapped_column(String(20))

@@ -121,6 +121,7 @@ def _submission() -> None:
         sa.Column("why_not", sa.Text(), nullable=True),
         sa.Column("registered", sa.Boolean(), nullable=True),
         sa.Column("registration", sa.Text(), nullable=True),
+        sa.Column("ticket_sha256", sa.String(length=64), nullable=True),
         sa.Column("signed_by", sa.Text(), nullable=True),
         sa.Column("submitter", sa.Text(), nullable=True),
         sa.Column("created", sa.String(length=20), nullable=True),
@@ -149,14 +150,21 @@ def _submission() -> None:
         ),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_submission")),
     )
-    board = ["workload", "size", "level"]
     op.create_index(
-        "ix_submission_board", "submission", [*board, "vflops", "sha256", "state", "rankable"], unique=False
+        "ix_submission_board",
+        "submission",
+        ["workload", "size", "level", "vflops", "sha256", "state", "rankable"],
+        unique=False,
     )
-    options = ["precision", "edition", "size_class", "published_at", "state", "rankable"]
-    op.create_index("ix_submission_options", "submission", [*board, *options], unique=False)
+    op.create_index(
+        "ix_submission_options",
+        "submission",
+        ["workload", "size", "level", "precision", "edition", "size_class", "published_at", "state", "rankable"],
+        unique=False,
+    )
     op.create_index(op.f("ix_submission_organisation_slug"), "submission", ["organisation_slug"], unique=False)
     op.create_index(op.f("ix_submission_state"), "submission", ["state"], unique=False)
+    op.create_index(op.f("ix_submission_ticket_sha256"), "submission", ["ticket_sha256"], unique=False)
 
 
 def _challenge() -> None:
