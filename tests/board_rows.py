@@ -33,6 +33,17 @@ def size_class_of(num_devices: int) -> str:
     return next((name for most, name in bounds if num_devices <= most), "513+")
 
 
+def make_run(source: random.Random, vflops: float, quality: float, wall_s: float) -> dict[str, Any]:
+    figures = {"wall_s": wall_s, "train_s": wall_s * 0.91, "achieved_quality": quality, "flops": vflops * 0.99}
+    return {
+        "seed": source.randrange(10**6),
+        "status": "completed",
+        "segments": 1,
+        "epochs": 90,
+        "vflops": vflops,
+    } | figures
+
+
 def make_submission(number: int, **changes: Any) -> Submission:
     """One submission, the same for the same number."""
     source = random.Random(number)
@@ -90,10 +101,19 @@ def make_submission(number: int, **changes: Any) -> Submission:
         "train_s": wall_s * 0.91,
         "energy_j": num_devices * watts * wall_s if has_energy else None,
         "facts": {
-            "software": {"os": "Rocky Linux 9.5", "kernel": "5.14.0", "python": "3.12.7", "libraries": libraries},
+            "os": "Rocky Linux 9.5",
+            "kernel": "5.14.0",
+            "python": "3.12.7",
+            "libraries": libraries,
             "processor": "AMD EPYC 9454 48-Core Processor",
+            "num_cores": 96 * num_nodes,
+            "memory_bytes": num_nodes * 2**40,
+            "data_source": "imagenet",
             "settings": {"batch_size_per_rank": 256 >> number % 3, "label_smoothing": 0.1, "compile": number % 2 == 0},
             "deviations": [] if number % 5 else ["learning-rate policy: warm-up of 5 epochs"],
+            "notes": [],
+            "warnings": [],
+            "runs": [make_run(source, vflops * (1 + spread * part), quality, wall_s) for part in (-1, -0.5, 0, 0.5, 1)],
         },
     }
     return Submission(**(columns | changes))

@@ -176,7 +176,7 @@ class Figure:
         return [self._nulls_last(self.value.asc()), Submission.sha256.asc()]
 
     def _nulls_last(self, order: Any) -> Any:
-        """Where a column may be empty; no shown submission is without vflops, whose index serves the plain order only."""
+        """Where a column may be empty; only vflops never is, whose index serves the plain order alone."""
         return order if self.value is Submission.vflops else order.nulls_last()
 
 
