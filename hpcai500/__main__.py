@@ -20,6 +20,7 @@ COMMANDS = {
     "watch": ("hpcai500.watch", "follow a submission until its runs are over"),
     "equivalence": ("hpcai500.equivalence.command", "prove that changed code computes what the reference computes"),
     "verify": ("hpcai500.verify", "decide whether a submission is valid"),
+    "report": ("hpcai500.report.command", "show what a run or submission did, as one page"),
     "explain": ("hpcai500.explain", "say what a rule of the verifier demands, why, and what to do"),
     "export": ("hpcai500.export", "write MLPerf's logs of a submission, and JSON Schemas"),
     "register": ("hpcai500.register.cli", "announce runs before they are made; get or give tickets for that"),

@@ -109,7 +109,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         skipped=sum(part.skipped for part in parts),
         wall_s=wall_s,
         train_s=_train_s(run) if wall_s else None,
-        parts=_time_parts(run, wall_s) if wall_s else None,
+        parts=time_parts(run, wall_s) if wall_s else None,
         samples_per_s=samples / wall_s if wall_s else None,
         flop_training_per_sample=flop_training,
         flop_total=samples * flop_training if flop_training else None,
@@ -198,7 +198,7 @@ def _restart_s(run: RunRecord) -> float:
     return total_ns / NS_PER_S
 
 
-def _time_parts(run: RunRecord, wall_s: float) -> TimeParts:
+def time_parts(run: RunRecord, wall_s: float) -> TimeParts:
     """Mean over the ranks of each segment; what no part accounts for is other_s, so that all add up to wall_s."""
 
     def mean_s(measure: Callable[[RankLedger], float]) -> float:
