@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -33,6 +34,7 @@ from hpcai500.verdict import errors_of, printable, verdict_form
 from hpcai500.verify import verify_submission
 
 OUTCOME = "outcome.json"
+DISK_ERROR = re.compile(r"^OSError: \[Errno (\d+)\] (.*?)(:|$)", re.MULTILINE)
 MAX_MEMORY_BYTES = 4 << 30
 MAX_CPU_S = 900
 MAX_WALL_S = 1800.0
@@ -108,8 +110,8 @@ def _read_outcome(folder: Path, exit_code: int) -> Outcome:
     with suppress(FileNotFoundError):
         return msgspec.json.decode((folder / OUTCOME).read_bytes(), type=Outcome)
     log = (folder / "judge.log").read_text(errors="replace").strip()
-    if "OSError: [Errno" in log:
-        raise OSError(printable(log.splitlines()[-1]))
+    if found := DISK_ERROR.search(log):
+        raise OSError(int(found[1]), found[2])
     if exit_code in (-signal.SIGXCPU, -signal.SIGKILL) or "MemoryError" in log:
         return Outcome(problem="verifying it takes more time or memory than this board gives a submission")
     raise OSError(f"the judge failed with exit code {exit_code} ({printable(log[-500:])})")

@@ -15,6 +15,7 @@ Files come into being under their name only when they are whole and on the disk,
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -90,6 +91,11 @@ class Storage:
             OSError: the disk is full or broken; the earlier one is still there then.
         """
         write_whole(self.path(sha256, name), content)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the error says that there is no room, which an operator mends and no submission is to blame for."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
