@@ -1,21 +1,36 @@
-"""Sphinx configuration."""
+"""Sphinx configuration. Pages that tell what the code does are written from the code before the build."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the two modules that write pages
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules that write pages
 
+from commands_page import write_commands_page
 from findings_page import write_findings_page
+from imports_picture import write_imports_picture
 from rules_page import write_rules_page
 
 from hpcai500 import __version__
 
 project = "hpcai500"
 release = __version__
+copyright = "hpcai500 developers; Apache 2.0"
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-html_theme = "furo"
 exclude_patterns = ["_build"]
-autodoc_mock_imports: list[str] = []
+napoleon_use_ivar = True  # attributes as a list, so that those of named tuples are not described twice
+highlight_language = "none"  # blocks name their language; those that do not are what programs print
 
-write_rules_page(Path(__file__).parent / "rules.rst")
-write_findings_page(Path(__file__).parent / "findings.rst")
+html_theme = "furo"
+html_title = f"hpcai500 {release}"
+html_static_path = ["_static"]
+html_css_files = ["hpcai500.css"]
+
+autodoc_mock_imports = ["horovod", "nvidia", "mpi4py"]  # the pages are built where there is neither GPU nor MPI
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+
+DOCS = Path(__file__).parent
+write_commands_page(DOCS / "commands.rst")
+write_findings_page(DOCS / "findings.rst")
+write_imports_picture(DOCS / "pictures/imports.svg")
+write_rules_page(DOCS / "rules.rst")
