@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcai500.leaderboard.display import NO_VALUE, duration, flat, quality, with_unit
+from hpcai500.leaderboard.display import NO_VALUE, duration, flat, plain_fact, quality, with_unit
 from hpcai500.leaderboard.ranking import Row
 
 LEAST, MOST = 2, 6
@@ -75,4 +75,5 @@ def _facts_of(row: Row, facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What columns and facts say of system and settings."""
     columns = ("workload", "size", "level", "edition", "precision", "accelerator", "num_devices", "num_nodes")
     kept = {name: value for name, value in facts.items() if name not in NOT_COMPARED}
-    return [(name, str(getattr(row, name))) for name in columns] + flat(kept)
+    told = [(name, str(getattr(row, name))) for name in columns] + flat(kept)
+    return [plain_fact(name, text) for name, text in told]

@@ -129,3 +129,13 @@ def _word(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return clean(value)
+
+
+def plain_fact(key: str, text: str) -> tuple[str, str]:
+    """A fact of ``flat`` as people read it: without its group's name, and numbers with a unit or separators."""
+    name = key.removeprefix("settings.").removeprefix("libraries.")
+    if text.isdigit() and name.endswith("_bytes"):
+        return name.removesuffix("_bytes").replace("_", " "), size_in_bytes(int(text))
+    if text.isdigit() and name.startswith("num_"):
+        return name.removeprefix("num_").replace("_", " "), f"{int(text):,}"
+    return name.replace("_", " "), text

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from hpcai500.leaderboard import ranking
 from hpcai500.leaderboard.compare import LEAST, MOST, compare
-from hpcai500.leaderboard.display import clean, flat, moment, size_in_bytes, time_unit_of, unit_of
+from hpcai500.leaderboard.display import clean, flat, moment, plain_fact, size_in_bytes, time_unit_of, unit_of
 from hpcai500.leaderboard.filters import Filters
 from hpcai500.leaderboard.history import ranking_of_2020, split_records
 from hpcai500.leaderboard.plots import record_plot
@@ -30,7 +30,7 @@ AUDIT_ROWS = 100
 GROUPS = {
     "Software": ("os", "kernel", "python", "libraries"),
     "Machine": ("processor", "num_cores", "memory_bytes"),
-    "Settings": ("settings",),
+    "Settings": ("data_source", "settings"),
     "Deviations and remarks": ("deviations", "notes", "warnings"),
 }
 
@@ -89,7 +89,7 @@ def board_page(session: Session, site: Site, board: Board, problems: Sequence[st
         levels=sorted(levels),
         scale=max((row.vflops_high for row in board.rows), default=0.0),
         quality_name=quality_name_of(board.workload),
-        sort_has_interval=board.filters.sort in ("vflops", "per_device", "date") and not board.filters.is_reversed,
+        sort_has_interval=board.filters.sort in ("vflops", "per_device") and not board.filters.is_reversed,
         page_numbers=page_numbers(board.page, board.num_pages),
     )
 
@@ -106,8 +106,10 @@ def page_numbers(page: int, num_pages: int) -> list[int | None]:
 
 
 def _levels(session: Session, workload: str, size: str) -> list[str]:
+    """Levels at which the board has submissions."""
     named = (Submission.workload == workload, Submission.size == size, Submission.state.in_(SHOWN_STATES))
-    return [clean(level, 100) for level in session.scalars(select(Submission.level).where(*named).distinct())]
+    ranked = Submission.rankable.is_(True) if size == OFFICIAL else Submission.size == size
+    return [clean(level, 100) for level in session.scalars(select(Submission.level).where(*named, ranked).distinct())]
 
 
 def find_shown(session: Session, sha256: str) -> tuple[Submission, Row]:
@@ -158,7 +160,7 @@ def submission_page(session: Session, site: Site, sha256: str) -> str:
         board_address=f"/boards/{row.workload}/{row.size}/{row.level}",
         quality_name=quality_name_of(row.workload),
         settings=_settings(found, row),
-        facts=[(name, [(_plain(key), text) for key, text in pairs]) for name, pairs in groups if pairs],
+        facts=[(name, [plain_fact(key, text) for key, text in pairs]) for name, pairs in groups if pairs],
         runs=[run for run in runs if isinstance(run, dict)],
         challenges=[_challenge(challenge) for challenge in found.challenges],
         events=_events(session, sha256),
@@ -167,11 +169,6 @@ def submission_page(session: Session, site: Site, sha256: str) -> str:
         has_verdict=site.has_file(sha256, "verdict.json"),
         has_archive=site.has_file(sha256, "archive.tar.gz"),
     )
-
-
-def _plain(key: str) -> str:
-    """A fact's name without the name of the group that it stands in."""
-    return key.removeprefix("settings.").removeprefix("libraries.").replace("_", " ")
 
 
 def _settings(found: Submission, row: Row) -> list[tuple[str, str]]:

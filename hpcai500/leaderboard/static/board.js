@@ -97,8 +97,10 @@
     (isStatic ? hide : apply)();
   });
   form.addEventListener("input", soon);
+  const panel = form.closest("details");
+  if (window.matchMedia("(max-width: 40rem)").matches && words().toString() === "") panel.open = false;
   if (isStatic) {
-    form.hidden = false;
+    panel.hidden = false;
     hide(); // a browser that comes back fills the form as it was
     return;
   }
