@@ -21,10 +21,6 @@ What each command prints when it is asked with ``--help``. ``hpcai500-verify`` i
 hpcai500.submit`` is ``hpcai500 submit``; likewise all others. Exit codes: 0 good, 1 failed or invalid, 2 wrong use or
 not to be read, 130 interrupted; a stopped run has more (:doc:`resume`).
 
-.. contents::
-   :local:
-   :depth: 1
-
 """
 WIDTH = 100  # columns of the help, as in a usual terminal
 

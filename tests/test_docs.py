@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import PAGES, ROOT
+from docutils.core import publish_doctree
+from docutils.utils import SystemMessage
 
 from hpcai500.edition import load_edition
 from hpcai500.rulebook import RULEBOOK
@@ -39,9 +41,13 @@ def site_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT / "docs"], ids=page_id)
 def test_pages_render_without_a_warning(page: Path) -> None:
-    command = [sys.executable, "-m", "docutils", "--halt=2", "--writer=null", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    settings = {"halt_level": 2, "report_level": 2, "file_insertion_enabled": False}
+    publish_doctree(page.read_text(encoding="utf-8"), source_path=str(page), settings_overrides=settings)
+
+
+def test_a_page_with_a_mistake_does_not_render() -> None:
+    with pytest.raises(SystemMessage):
+        publish_doctree("Title\n=====\n\n``open", settings_overrides={"halt_level": 2, "report_level": 5})
 
 
 def test_every_page_is_built_and_can_be_reached(site: Path) -> None:
@@ -93,6 +99,20 @@ def test_rules_and_findings_are_on_their_pages(site: Path) -> None:
         assert [setting for setting in workload.settings if setting not in page] == []
     page = (site / "findings.html").read_text(encoding="utf-8")
     assert [rule for rule in RULEBOOK if rule not in page] == []
+
+
+def test_the_benchmark_is_explained_with_the_figures_of_the_rules() -> None:
+    text = (ROOT / "docs/benchmark.rst").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^(\w[\w ]*?) {2,}(\S.*)$", text[: text.index("The metric")], re.MULTILINE))
+    for index, name in enumerate(("resnet50", "fasterrcnn")):
+        size = load_edition().workload(name).size("official")
+        shown = {row: re.split(r" {2,}", cells)[index] for row, cells in table.items()}
+        assert shown["target quality"].endswith(f" {size.target_quality:g}")
+        assert shown["epochs"] == str(size.epochs)
+        assert shown["exponent n"] == f"{size.vflops_exponent:g}"
+        billions = float(shown["FLOP of a training sample"].removesuffix(" GFLOP").replace(",", ""))
+        assert billions == pytest.approx(size.flop_training_per_sample / 1e9, rel=1e-3)
+    assert f"{load_edition().workload('resnet50').size('official').num_train_samples:,} training pictures" in text
 
 
 def test_the_api_can_be_described_without_mpi_horovod_and_dali() -> None:
