@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 
 from hpcai500 import launches
+from hpcai500.edition import load_edition
 from hpcai500.errors import BackendUnavailableError, HpcAi500Error
 from hpcai500.launch.launch_config import LAUNCH_NAME, read_launch_config
 from hpcai500.launch.queue import Queue
@@ -14,10 +15,11 @@ from hpcai500.record import list_ledgers
 from hpcai500.register.ticket import TICKET_NAME
 from hpcai500.register.trusted import find_trusted_keys
 from hpcai500.submission import assemble_submission
-from hpcai500.verdict import print_verdict
+from hpcai500.verdict import Verdict, print_verdict
 from hpcai500.verify import verify_submission
 
 SUBMISSION_NAME = "submission.json"
+REPORT_NAME = "report.html"
 
 
 def run_folders(submission_folder: Path) -> list[Path]:
@@ -125,10 +127,30 @@ def _assemble(submission_folder: Path, path: Path) -> bool:
 
 
 def show_verdict(path: Path) -> bool:
-    """Verify a submission and print the verdict and where it lies."""
-    verdict = verify_submission(path, trusted=find_trusted_keys())
+    """Verify a submission, print the verdict and where it lies, and write the report beside it."""
+    trusted = find_trusted_keys()
+    verdict = verify_submission(path, trusted=trusted)
     print()
     print_verdict(verdict)
     shown = os.path.relpath(path)
-    print(f"\nsubmission: {shown}\nverify it: hpcai500-verify {shown}", flush=True)
+    print(f"\nsubmission: {shown}\nverify it: hpcai500-verify {shown}")
+    print(_write_report(path, verdict), flush=True)
     return verdict.valid
+
+
+def _write_report(path: Path, verdict: Verdict) -> str:
+    """Write the report beside a submission, unless it is there; say where it is, or in a sentence why there is none.
+
+    Whatever goes wrong with it, the submission is there and judged, so nothing is raised.
+    """
+    report = path.with_name(REPORT_NAME)
+    try:
+        from hpcai500.report.page import render_subjects  # slow to import, and seldom needed
+        from hpcai500.report.subject import read_subject
+
+        if not report.exists():
+            page = render_subjects([read_subject(path, load_edition(), verdict=verdict)])
+            report.write_text(page, encoding="utf-8")
+    except Exception as error:  # a picture of the figures must not cost them
+        return f"report: none, since {type(error).__name__}: {error}; `hpcai500 report` may do better"
+    return f"report: {os.path.relpath(report)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def render_report(paths: Sequence[Path], *, edition: Edition | None = None, trus
 def render_subjects(subjects: Sequence[Subject]) -> str:
     """One page about subjects that were read."""
     assert subjects
+    subjects = _with_own_names(subjects)
     several = len(subjects) > 1
     views = [
         subject_view(subject, prefix=f"s{number}-" if several else "")
@@ -65,6 +67,15 @@ def render_subjects(subjects: Sequence[Subject]) -> str:
     template = _environment().get_template("report.html")
     page: str = template.render(subjects=views, comparison=comparison, version=__version__, style=_style())
     return page
+
+
+def _with_own_names(subjects: Sequence[Subject]) -> list[Subject]:
+    """The same, but of those whose folders have one name each gets a number behind it."""
+    names = [subject.name for subject in subjects]
+    return [
+        replace(subject, name=f"{subject.name} ({number})") if names.count(subject.name) > 1 else subject
+        for number, subject in enumerate(subjects, start=1)
+    ]
 
 
 @functools.cache

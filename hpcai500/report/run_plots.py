@@ -29,12 +29,12 @@ PARTS = (
 )
 START_UP = (
     ("allocation", "p-other", "allocation"),
-    ("launch", "p-restart", "launch"),
+    ("launch", "p-optimizer", "launch"),
     ("import", "p-data", "import"),
     ("rendezvous", "p-communication", "rendezvous"),
     ("opening data", "p-evaluation", "data_open"),
     ("building the model", "p-compute", "model"),
-    ("wait for ranks", "p-lost", "wait"),
+    ("wait for ranks", "p-checkpoint", "wait"),
 )
 
 
