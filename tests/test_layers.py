@@ -33,6 +33,8 @@ JUDGE_HALF = (
     "hpcai500.register.cli",
     "hpcai500.register.server",
     "hpcai500.register.ticket",
+    "hpcai500.report.command",
+    "hpcai500.report.page",
     "hpcai500.rulebook",
     "hpcai500.sarif",
     "hpcai500.schemas",
