@@ -28,9 +28,19 @@ html_css_files = ["hpcai500.css"]
 autodoc_mock_imports = ["horovod", "nvidia", "mpi4py"]  # the pages are built where there is neither GPU nor MPI
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+python_maximum_signature_line_length = 100
 
 DOCS = Path(__file__).parent
 write_commands_page(DOCS / "commands.rst")
 write_findings_page(DOCS / "findings.rst")
 write_imports_picture(DOCS / "pictures/imports.svg")
 write_rules_page(DOCS / "rules.rst")
+
+
+def readable_signature(_app, _what, _name, _obj, _options, signature, returns):  # type: ignore[no-untyped-def]
+    """Defaults that are made anew for each object have no form that Sphinx could parse; they become three dots."""
+    return (signature.replace("<factory>", "...") if signature else signature), returns
+
+
+def setup(app):  # type: ignore[no-untyped-def]
+    app.connect("autodoc-process-signature", readable_signature)

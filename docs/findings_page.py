@@ -45,7 +45,7 @@ def section(rule: str) -> str:
         ("severity", entry.severity),
     ]
     lines = [f":{name}: {text}" for name, text in fields]
-    code = f"\n::\n\n    {example}\n" if example else ""
+    code = f"\n.. code-block:: text\n   :class: sentence\n\n   {example}\n" if example else ""
     return f"{rule}\n{'~' * len(rule)}\n\n" + "\n".join(lines) + f"\n{code}\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcai500.convergence import Point, Reference, lower_envelope
@@ -72,10 +73,10 @@ def sizes_table(workload: Workload) -> str:
 
 def settings_table(edition: Edition, workload: Workload) -> str:
     rows = [
-        [key, show(setting.default), by_size(setting), str(setting.layer), open_levels(edition, setting), setting.note]
+        [f"``{key}``", defaults(setting), str(setting.layer), open_levels(edition, setting), setting.note]
         for key, setting in workload.settings.items()
     ]
-    head = ["setting", "default", "other sizes", "layer", "may change at", "meaning"]
+    head = ["setting", "default", "layer", "may change at", "meaning"]
     return "Settings, for ``--set KEY=VALUE``:\n\n" + table(head, rows) + "\n"
 
 
@@ -90,34 +91,50 @@ NO_CONVERGENCE = "There are no reference convergence points: how fast it learns 
 def convergence_tables(edition: Edition, workload: Workload) -> str:
     rules = edition.convergence
     references = [one for one in rules.references if one.workload == workload.name]
-    points = [
-        [
-            reference.size,
-            ", ".join(reference.levels),
-            str(point.quality),
-            f"{point.batch_size:,}",
-            f"{point.mean_epochs:g} +- {point.std_epochs:g}",
-            str(point.num_runs),
-            "yes" if _is_on_envelope(point, reference) else "no",
-            "any" if reference.any_recipe else "default",
-            ", ".join(reference.data_sources),
-            reference.source,
-        ]
-        for reference in references
-        for point in reference.points
-    ]
-    head = ["size", "levels", workload.quality, "global batch", "epochs", "runs", "on the envelope", "recipe", "data"]
-    text = CONVERGENCE.format(invalid=rules.invalid_below, unusual=rules.unusual_below)
-    text = text + table([*head, "source"], points) + "\n" if points else ""
+    tables = [points_table(edition, workload, reference) for reference in references if reference.points]
+    text = CONVERGENCE.format(invalid=rules.invalid_below, unusual=rules.unusual_below) if tables else ""
+    text += "".join(tables)
     missing = [size.name for size in workload.sizes.values() if size.rankable and not _has_points(references, size)]
     text += "".join(f"Size {name}: {NO_CONVERGENCE}" for name in missing)
     bounds = [
-        [one.size, ", ".join(one.levels), "any" if one.any_recipe else "default", str(one.highest_quality), one.source]
+        [
+            one.size,
+            levels_in_words(edition, one.levels),
+            recipe_in_words(one),
+            str(one.highest_quality),
+            one.source,
+        ]
         for one in references
         if one.highest_quality is not None
     ]
     head = ["size", "levels", "recipe", f"highest {workload.quality}", "source"]
     return text + (f"Qualities above all that is known are refused:\n\n{table(head, bounds)}\n" if bounds else "")
+
+
+def points_table(edition: Edition, workload: Workload, reference: Reference) -> str:
+    points = [
+        [
+            str(point.quality),
+            f"{point.batch_size:,}",
+            f"{point.mean_epochs:g} +- {point.std_epochs:g}",
+            str(point.num_runs),
+            "yes" if _is_on_envelope(point, reference) else "no",
+        ]
+        for point in reference.points
+    ]
+    what = f"Size {reference.size}, {levels_in_words(edition, reference.levels)}, {recipe_in_words(reference)} recipe"
+    what += f", data {' or '.join(reference.data_sources)}. Source: {reference.source}."
+    return f"{what}\n\n{table([workload.quality, 'global batch', 'epochs', 'runs', 'on the envelope'], points)}\n"
+
+
+def recipe_in_words(reference: Reference) -> str:
+    return "any" if reference.any_recipe else "default"
+
+
+def levels_in_words(edition: Edition, levels: Sequence[str]) -> str:
+    if len(levels) == len(edition.levels):
+        return "every level"
+    return f"{'levels' if len(levels) > 1 else 'level'} {' and '.join(levels)}"
 
 
 def _is_on_envelope(point: Point, reference: Reference) -> bool:
@@ -128,12 +145,17 @@ def _has_points(references: list[Reference], size: Size) -> bool:
     return any(one.points for one in references if one.size == size.name)
 
 
-def by_size(setting: Setting) -> str:
-    return ", ".join(f"{size}: {show(value)}" for size, value in setting.default_by_size.items()) or "-"
+def defaults(setting: Setting) -> str:
+    """The default, and those of sizes that have another."""
+    others = "; ".join(f"{size}: {show(value)}" for size, value in setting.default_by_size.items())
+    return f"{show(setting.default)} ({others})" if others else show(setting.default)
 
 
 def open_levels(edition: Edition, setting: Setting) -> str:
-    return ", ".join(level.name for level in edition.levels.values() if setting.is_open_at(level)) or "none"
+    levels = [level.name for level in edition.levels.values() if setting.is_open_at(level)]
+    if len(levels) == len(edition.levels):
+        return "every level"
+    return ", ".join(levels) or "no level"
 
 
 def show(value: object) -> str:
@@ -164,5 +186,6 @@ def devices_table(edition: Edition) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in [head, *rows]:
-        lines += [f"   {'* -' if index == 0 else '  -'} {cell}".rstrip() for index, cell in enumerate(row)]
+        cells = ["\\-" if cell == "-" else cell for cell in row]  # a dash by itself would begin a list
+        lines += [f"   {'* -' if index == 0 else '  -'} {cell}".rstrip() for index, cell in enumerate(cells)]
     return "\n".join(lines) + "\n"
