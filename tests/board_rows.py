@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from hpcai500.leaderboard.database import Database
+from hpcai500.leaderboard.storage import Storage
 from hpcai500.leaderboard.tables import Audit, Challenge, Organisation, Submission
 
 ORGANISATIONS = {
@@ -144,17 +146,17 @@ def add_plausible_board(session: Session, count: int = 40) -> list[str]:
     challenge.opened_at, challenge.state = "2026-11-20T09:00:00Z", "open"
     session.add(challenge)
     for submission in submissions:
-        for action, at in (("upload", submission.uploaded_at), ("verify", submission.verified_at)):
+        for action, at in (("uploaded", submission.uploaded_at), ("verified", submission.verified_at)):
             session.add(audit(submission, action, at))
         if submission.state != "verified":
-            session.add(audit(submission, "publish", submission.published_at))
-    session.add(audit(submissions[3], "withdraw", "2026-11-21T10:00:00Z", "A faulty clock on node 3."))
+            session.add(audit(submission, "published", submission.published_at))
+    session.add(audit(submissions[3], "withdrawn", "2026-11-21T10:00:00Z", "A faulty clock on node 3."))
     session.flush()
     return [submission.sha256 for submission in submissions]
 
 
 def audit(submission: Submission, action: str, at: str | None, detail: str = "") -> Audit:
-    actor = "server" if action == "verify" else submission.organisation_slug
+    actor = "server" if action == "verified" else submission.organisation_slug
     return Audit(at=at or "", actor=actor, action=action, subject=submission.sha256, detail=detail)
 
 
@@ -166,3 +168,18 @@ def write_files(folder: Path, sha256: str) -> None:
     (place / "verdict.json").write_text('{"valid": true}\n', encoding="utf-8")
     report = "<!DOCTYPE html>\n<html lang='en'><title>Report</title><h1>Report</h1></html>\n"
     (place / "report.html").write_text(report, encoding="utf-8")
+
+
+def make_board(folder: Path, *submissions: Submission, url: str = "") -> tuple[Database, Storage]:
+    """A board with these submissions, or the plausible one if none are given."""
+    database, storage = Database(url or f"sqlite:///{folder / 'board.db'}"), Storage(folder)
+    with database.writing() as session:
+        if submissions:
+            add_organisations(session)
+            session.add_all(submissions)
+            digests = [submission.sha256 for submission in submissions]
+        else:
+            digests = add_plausible_board(session)
+    for sha256 in digests:
+        write_files(folder, sha256)
+    return database, storage

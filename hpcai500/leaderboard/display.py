@@ -30,6 +30,12 @@ def clean(text: object, limit: int = MAX_TEXT) -> str:
     return words if len(words) <= limit else f"{words[: limit - 1]}…"
 
 
+def clean_lines(text: str, limit: int = 10_000) -> str:
+    """Likewise a longer text, whose lines stay apart."""
+    lines = [clean(line, limit) for line in text[:limit].splitlines()]
+    return "\n".join(line for line in lines if line)
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What the numbers of a column are divided by and how many decimals they have, so that they can be compared."""

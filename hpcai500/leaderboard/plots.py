@@ -18,6 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 40
 BAR_WIDTH, BAR_HEIGHT = 88, 8
 LABEL_GAP = 15  # between two labels' base lines
 MAX_LABEL = 28  # letters
+LETTER = 7.2  # as wide as one is, about
 
 
 def interval_bar(value: float, low: float, high: float, scale: float) -> str:
@@ -132,21 +133,23 @@ def _steps(places: Sequence[tuple[float, float]], end: float) -> str:
 
 
 def _labels(records: Sequence[Row], axes: _Axes) -> list[str]:
-    """Names at the records, from the best down as far as there is room; above the line, which crosses none of them."""
+    """Names at the records, from the best down as far as there is room.
+
+    The line only rises, so it crosses nothing that stands above it to the left of a record, or below it to the right.
+    """
     parts: list[str] = []
     taken: list[tuple[float, float, float]] = []
     for row in reversed(records):
         x, y = axes.place(row)
         text = f"{_cut(row.system)}, {axes.unit.shown(row.vflops)}"
-        width = 7.2 * len(text)
+        width = LETTER * len(text)
         is_left = x - width - 8 > LEFT
-        span = (x - 8 - width, x - 8) if is_left else (x, x + width)
-        base = y - 10
+        span, base = ((x - 8 - width, x - 8), y - 10) if is_left else ((x + 8, x + 8 + width), y + 18)
         if any(span[0] < right and left < span[1] and abs(base - other) < LABEL_GAP for left, right, other in taken):
             continue
         taken.append((*span, base))
-        place = f'x="{x - 8}" text-anchor="end"' if is_left else f'x="{x}"'
-        parts.append(f'<text class="label" {place} y="{base}">{escape(text)}</text>')
+        anchor = ' text-anchor="end"' if is_left else ""
+        parts.append(f'<text class="label" x="{span[is_left]:.1f}" y="{base:.1f}"{anchor}>{escape(text)}</text>')
     return parts
 
 

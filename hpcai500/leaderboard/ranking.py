@@ -198,7 +198,7 @@ FIGURES = {
 }
 
 
-def places_of(intervals: Sequence[tuple[float, float, float]], *, is_less_better: bool = False) -> list[Place]:
+def places_of(intervals: Sequence[tuple[float, float, float]]) -> list[Place]:
     """Places of submissions that are sorted best first, of each its value, and the low and high end of its interval."""
     ranks: list[int] = []
     like_above: list[bool] = []
@@ -271,7 +271,7 @@ def _find_places(session: Session, wanted: ColumnElement[bool], filters: Filters
     intervals = [
         (value, value if low is None else low, value if high is None else high) for _, value, low, high in found
     ]
-    places = places_of(intervals, is_less_better=figure.is_less_better)
+    places = places_of(intervals)
     return {row[0]: place for row, place in zip(found, places, strict=True)}
 
 
@@ -308,7 +308,9 @@ def _find_options(session: Session, base: ColumnElement[bool]) -> tuple[Options,
     found = session.execute(
         select(*columns, func.count()).where(base, Submission.state.in_(SHOWN_STATES)).group_by(*columns)
     ).all()
-    precisions, editions, classes, years = (sorted({str(row[at]) for row in found if row[at]}) for at in range(4))
+    precisions, editions, classes, years = (
+        sorted({clean(row[at], 100) for row in found if row[at]}) for at in range(4)
+    )
     classes.sort(key=lambda name: int("".join(letter for letter in name.split("-")[0] if letter.isdigit()) or 0))
     options = Options(tuple(precisions), tuple(reversed(editions)), tuple(classes), tuple(reversed(years)))
     return options, sum(row[4] for row in found)

@@ -16,7 +16,16 @@ from sqlalchemy.orm import Session
 
 from hpcai500.leaderboard import ranking
 from hpcai500.leaderboard.compare import LEAST, MOST, compare
-from hpcai500.leaderboard.display import clean, flat, moment, plain_fact, size_in_bytes, time_unit_of, unit_of
+from hpcai500.leaderboard.display import (
+    clean,
+    clean_lines,
+    flat,
+    moment,
+    plain_fact,
+    size_in_bytes,
+    time_unit_of,
+    unit_of,
+)
 from hpcai500.leaderboard.filters import Filters
 from hpcai500.leaderboard.history import ranking_of_2020, split_records
 from hpcai500.leaderboard.plots import record_plot
@@ -189,12 +198,12 @@ def _settings(found: Submission, row: Row) -> list[tuple[str, str]]:
 
 def _challenge(challenge: Challenge) -> dict[str, Any]:
     return {
-        "claim": clean(challenge.claim, 2000),
-        "evidence": clean(challenge.evidence, 10_000),
+        "claim": clean(challenge.claim, 4000),
+        "evidence": clean_lines(challenge.evidence),
         "organisation": clean(challenge.organisation.name),
         "opened_at": challenge.opened_at,
         "state": clean(challenge.state, 20),
-        "decision": clean(challenge.decision or "", 10_000),
+        "decision": clean_lines(challenge.decision or ""),
         "closed_at": challenge.closed_at,
     }
 
@@ -205,7 +214,7 @@ def _events(session: Session, sha256: str) -> list[Event]:
 
 
 def _event(event: Audit) -> Event:
-    return Event(event.at, clean(event.actor, 100), clean(event.action, 40), event.subject, clean(event.detail, 1000))
+    return Event(event.at, clean(event.actor, 100), clean(event.action, 40), event.subject, clean(event.detail, 4000))
 
 
 def system_page(session: Session, site: Site, organisation_slug: str, system_slug: str) -> str:
