@@ -68,6 +68,27 @@ def draw_bars(about: About, bars: Sequence[Bar]) -> Markup:
     return drawing.render()
 
 
+def draw_part_rows(about: About, bars: Sequence[Bar]) -> Markup:
+    """The mean over the bars of each part, a row each: for narrow screens, where stacked names have no room."""
+    shown = [bar for bar in bars if bar.total_s > 0]
+    if not shown:
+        return Markup()
+    shares: dict[tuple[str, str], float] = {}
+    for bar in shown:
+        for part in bar.parts:
+            key = (part.name, part.css)
+            shares[key] = shares.get(key, 0.0) + max(0.0, part.duration_s) / bar.total_s / len(shown)
+    kept = [(key, share) for key, share in shares.items() if share >= SMALLEST_NAMED]
+    drawing = Drawing(about, NARROW, 10 + 28 * len(kept))
+    scale = Scale(0, max(share for _, share in kept), 168, NARROW - 60)
+    for number, ((name, css), share) in enumerate(kept):
+        y = 6 + 28 * number
+        drawing.text((160, y + 15), name, "label", anchor="end")
+        drawing.rectangle((168, y), scale(share) - 168, 22, f"part {css}")
+        drawing.text((scale(share) + 6, y + 15), share_text(share), "tick")
+    return drawing.render()
+
+
 class _Label(NamedTuple):
     x: float
     row: int
@@ -137,36 +158,23 @@ def draw_spread(about: About, rows: Sequence[SpreadRow]) -> Markup:
             drawing.dot((scale(1000 * own_s), y - 8), "f1", radius=2.5, tip=f"{1000 * own_s:.4g} ms")
         for straggler in row.spread.stragglers[:1]:
             drawing.dot((scale(1000 * straggler.own_s), y - 8), "bad", radius=4, tip=f"rank {straggler.rank}")
-            _beside(
-                drawing,
-                scale,
-                (straggler.own_s, straggler.own_s),
-                y=y - 12,
-                text=f"rank {straggler.rank}",
-                css="bad-text",
-            )
+            x, anchor = scale(1000 * straggler.own_s), "start"
+            if x > scale.end - 70:
+                x, anchor = x - 16, "end"
+            drawing.text((x + 8, y - 13), f"rank {straggler.rank}", "bad-text", anchor=anchor)
         if number == 0:
-            _beside(
-                drawing,
-                scale,
-                (row.spread.own_s[0], row.spread.own_s[-1]),
-                y=y - 4,
-                text="without communication",
-                css="t1",
-            )
-            _beside(
-                drawing, scale, (row.spread.step_s[0], row.spread.step_s[-1]), y=y + 12, text="the whole step", css="t7"
-            )
+            _beyond(drawing, scale, row.spread.own_s, y=y - 17, text="without communication", css="t1")
+            _beyond(drawing, scale, row.spread.step_s, y=y + 24, text="the whole step", css="t7")
     return drawing.render()
 
 
-def _beside(drawing: Drawing, scale: Scale, ends_s: tuple[float, float], *, y: float, text: str, css: str) -> None:
-    """Write right of what lies between two times, or left of it where there is no room."""
-    left, right = (scale(1000 * end_s) for end_s in ends_s)
-    if right + 9 + CHARACTER_WIDTH * len(text) < NARROW:
-        drawing.text((right + 9, y), text, css)
+def _beyond(drawing: Drawing, scale: Scale, ends_s: Sequence[float], *, y: float, text: str, css: str) -> None:
+    """Write over or under what lies between two times, from its left end on, or up to its right end."""
+    left, right = scale(1000 * ends_s[0]), scale(1000 * ends_s[-1])
+    if left + CHARACTER_WIDTH * len(text) < scale.end:
+        drawing.text((left - 2, y), text, css)
     else:
-        drawing.text((left - 9, y), text, css, anchor="end")
+        drawing.text((right + 2, y), text, css, anchor="end")
 
 
 def _draw_box(drawing: Drawing, scale: Scale, y: float, percentiles: Sequence[float], css: str) -> None:

@@ -148,31 +148,32 @@ class ScalingPoint(NamedTuple):
 
 def draw_scaling(about: About, points: Sequence[ScalingPoint]) -> Markup:
     """VFLOPS over devices, both logarithmic, beside what the smallest would reach if it scaled perfectly."""
-    drawing = Drawing(about, 720, 320)
+    drawing = Drawing(about, WIDTH, HEIGHT)
     ordered = sorted(points, key=lambda point: point.num_devices)
     first, last = ordered[0], ordered[-1]
     ideal = first.vflops * last.num_devices / first.num_devices
-    x_scale = Scale(first.num_devices / 1.25, last.num_devices * 1.25, 64, 590, is_log=True)
+    right, bottom = WIDTH - 20, HEIGHT - BOTTOM
+    x_scale = Scale(first.num_devices / 1.25, last.num_devices * 1.4, LEFT, right, is_log=True)
     lowest = min(point.low or point.vflops for point in ordered)
-    y_scale = Scale(lowest / 1.4, max(ideal, *(point.high for point in ordered)) * 1.3, 286, 26, is_log=True)
+    y_scale = Scale(lowest / 1.4, max(ideal, *(point.high for point in ordered)) * 1.3, bottom, TOP, is_log=True)
     for tick in y_scale.ticks(5):
-        drawing.line((64, y_scale(tick)), (590, y_scale(tick)), "grid")
-        drawing.text((58, y_scale(tick) + 4), flops_text(tick, ""), "tick", anchor="end")
+        drawing.line((LEFT, y_scale(tick)), (right, y_scale(tick)), "grid")
+        drawing.text((LEFT - 6, y_scale(tick) + 4), flops_text(tick, ""), "tick", anchor="end")
     for number in sorted({point.num_devices for point in ordered}):
-        drawing.line((x_scale(number), 286), (x_scale(number), 290), "axis")
-        drawing.text((x_scale(number), 302), f"{number:,}", "tick", anchor="middle")
-    drawing.line((64, 286), (590, 286), "axis")
-    drawing.text((327, 317), "devices", "tick", anchor="middle")
+        drawing.line((x_scale(number), bottom), (x_scale(number), bottom + 4), "axis")
+        drawing.text((x_scale(number), bottom + 16), f"{number:,}", "tick", anchor="middle")
+    drawing.line((LEFT, bottom), (right, bottom), "axis")
+    drawing.text(((LEFT + right) / 2, HEIGHT - 3), "devices", "tick", anchor="middle")
     drawing.text((2, 13), "VFLOPS", "label")
-    drawing.line(
-        (x_scale(first.num_devices), y_scale(first.vflops)), (x_scale(last.num_devices), y_scale(ideal)), "target"
-    )
-    drawing.text((x_scale(last.num_devices) + 12, y_scale(ideal) + 4), "perfect scaling", "muted")
+    ends = [(point.num_devices, value) for point, value in ((first, first.vflops), (last, ideal))]
+    drawing.path([(x_scale(x), y_scale(y)) for x, y in ends], "target")
+    drawing.text((x_scale(last.num_devices) - 10, y_scale(ideal) - 2), "perfect scaling", "muted", anchor="end")
     drawing.path([(x_scale(point.num_devices), y_scale(point.vflops)) for point in ordered], "curve l1")
     for point in ordered:
         x = x_scale(point.num_devices)
         drawing.line((x, y_scale(point.low or lowest)), (x, y_scale(point.high)), "whisker")
         drawing.dot((x, y_scale(point.vflops)), "f1", radius=4, tip=f"{point.label}: {flops_text(point.vflops)}")
         if point is not first:
-            drawing.text((x + 8, y_scale(point.vflops) + 16), f"{100 * point.efficiency:.0f} %", "t1")
+            text = f"{100 * point.efficiency:.0f} %"
+            drawing.text((x + 5, y_scale(point.vflops) + 18), text, "t1")
     return drawing.render()

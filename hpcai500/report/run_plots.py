@@ -9,7 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from hpcai500.report import amounts
-from hpcai500.report.bars import Bar, Part, SpreadRow, draw_bars, draw_spread
+from hpcai500.report.bars import Bar, Part, SpreadRow, draw_bars, draw_part_rows, draw_spread
 from hpcai500.report.curves import Curve, Level, draw_curves
 from hpcai500.report.run_figures import PERCENTILES, RunFigures, thinned
 from hpcai500.report.subject import Subject
@@ -47,11 +47,12 @@ class Table(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """A plot: what the section says of it, the drawing, and its numbers."""
+    """A plot: what the section says of it, the drawing, its numbers, and a drawing for narrow screens if another."""
 
     sentence: str
     drawing: Markup
     table: Table
+    narrow: Markup = Markup()
 
 
 def run_plots(subject: Subject, *, prefix: str) -> dict[str, Plot | None]:
@@ -165,7 +166,8 @@ def _parts(runs: Sequence[RunFigures], prefix: str) -> Plot | None:
     )
     head = ("Run", *(name.capitalize() for name, _, _ in PARTS), "Ranked clock")
     table = Table("Parts of the ranked clock, mean over ranks", head, thinned(rows, MAX_TABLE_ROWS))
-    return Plot(sentence, drawing, table)
+    about = About(f"{prefix}parts-narrow", "Where the time went", f"A row for each part, mean of all runs. {sentence}")
+    return Plot(sentence, drawing, table, draw_part_rows(about, bars))
 
 
 def _start_up(runs: Sequence[RunFigures], prefix: str) -> Plot | None:
@@ -189,7 +191,8 @@ def _start_up(runs: Sequence[RunFigures], prefix: str) -> Plot | None:
     )
     head = ("Run", *(name.capitalize() for name, _, _ in START_UP), "In all")
     table = Table("Parts of the start-up, mean over ranks", head, thinned(rows, MAX_TABLE_ROWS))
-    return Plot(sentence, drawing, table)
+    about = About(f"{prefix}start-up-narrow", "Start-up", f"A row for each part, mean of all runs. {sentence}")
+    return Plot(sentence, drawing, table, draw_part_rows(about, bars))
 
 
 def _largest(bars: Sequence[Bar], whole: str) -> str:
