@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hpcai500.record import ledger_path
 
+TIME_PARTS = ("data_wait", "forward_backward", "communication", "optimizer")  # of a window
 PLAIN_PERIOD_S = 10.0  # between two lines where the output is not a terminal
 
 
@@ -32,6 +33,8 @@ class RunState:
         samples_per_s: of all ranks, in the last window.
         loss: mean of rank 0's last window.
         quality: of the last evaluation, None before the first.
+        target_quality: that it should reach, None if that is not known.
+        parts_ns: where rank 0's time went so far.
     """
 
     phase: str = "starting"
@@ -44,6 +47,8 @@ class RunState:
     quality: float | None = None
     segment: int = 0
     seconds_per_step: float = 0.0
+    target_quality: float | None = None
+    parts_ns: dict[str, int] = field(default_factory=dict)
 
     @property
     def eta_s(self) -> float | None:
@@ -51,6 +56,18 @@ class RunState:
         if not self.num_steps or not self.seconds_per_step:
             return None
         return (self.num_steps - self.step) * self.seconds_per_step
+
+    def describe_time(self) -> str:
+        """Quality against the target, and where rank 0's time went, the most first; empty before the first window."""
+        total_ns = sum(self.parts_ns.values())
+        if not total_ns:
+            return ""
+        ordered = sorted(self.parts_ns, key=lambda name: -self.parts_ns[name])
+        shares = {name.replace("_", " "): 100 * self.parts_ns[name] / total_ns for name in ordered}
+        parts = [f"{name} {share:.0f} %" for name, share in shares.items() if share > 0]
+        quality = "none yet" if self.quality is None else f"{self.quality:.4f}"
+        target = "" if self.target_quality is None else f" of {self.target_quality:g}"
+        return f"quality {quality}{target}; time: {', '.join(parts)}"
 
     def describe(self) -> str:
         """The state in a few words; short, since a terminal of 80 columns cuts what does not fit."""
@@ -73,10 +90,13 @@ class RunFollower:
         run_folder: folder of the run; it need not exist yet.
         num_epochs: epochs it will train.
         num_ranks: its ranks as configured, each of which does the same number of steps.
+        target_quality: that it should reach, if that is known.
     """
 
-    def __init__(self, run_folder: Path, *, num_epochs: int, num_ranks: int) -> None:
-        self.state = RunState(num_epochs=num_epochs)
+    def __init__(
+        self, run_folder: Path, *, num_epochs: int, num_ranks: int, target_quality: float | None = None
+    ) -> None:
+        self.state = RunState(num_epochs=num_epochs, target_quality=target_quality)
         self._run_folder = run_folder
         self._num_ranks = num_ranks
         self._segment = self._offset = 0
@@ -125,12 +145,20 @@ class RunFollower:
             duration_s = value["duration_ns"] / 1e9
             state.samples_per_s = value["samples"] * self._num_ranks / duration_s
             state.seconds_per_step = duration_s / value["num_steps"]
+            for part in TIME_PARTS:
+                self._spend(part, value[f"{part}_ns"])
         elif event == "epoch_part" and value["first_step"] + value["steps"] == self._steps_per_epoch:
             state.phase = "evaluating"
         elif event == "evaluation":
             state.phase, state.quality = "training", value["quality"]
+            self._spend("evaluation", value["duration_ns"])
+        elif event in ("evaluation_shard", "checkpoint"):
+            self._spend(event.removesuffix("_shard"), value["duration_ns"])
         elif event == "run_close":
             state.phase = value["status"]
+
+    def _spend(self, part: str, duration_ns: int) -> None:
+        self.state.parts_ns[part] = self.state.parts_ns.get(part, 0) + duration_ns
 
 
 class ProgressDisplay:

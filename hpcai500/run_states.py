@@ -86,10 +86,12 @@ class SubmissionFollower:
 
     def _follow(self, number: int, config: RunConfig) -> RunFollower:
         try:
-            num_epochs = load_edition().workload(config.workload).size(config.size).epochs
+            size = load_edition().workload(config.workload).size(config.size)
+            num_epochs, target = size.epochs, size.target_quality
         except HpcAi500Error:  # of an edition that is not this one
-            num_epochs = 0
-        return RunFollower(self.folder / f"run-{number}", num_epochs=num_epochs, num_ranks=config.num_ranks)
+            num_epochs, target = 0, None
+        folder = self.folder / f"run-{number}"
+        return RunFollower(folder, num_epochs=num_epochs, num_ranks=config.num_ranks, target_quality=target)
 
     def look(self) -> SubmissionView:
         """What is known now.

@@ -21,7 +21,7 @@ from hpcai500.launch.queue import Queue
 from hpcai500.launches import list_submissions
 from hpcai500.over import SUBMISSION_NAME, assemble_if_over, has_job_left, show_verdict
 from hpcai500.progress import PLAIN_PERIOD_S
-from hpcai500.run_states import SubmissionFollower, SubmissionView, shown_path
+from hpcai500.run_states import RunView, SubmissionFollower, SubmissionView, shown_path
 from hpcai500.status import describe_run
 
 PERIOD_S = 2.0  # between two looks; squeue is asked each time
@@ -134,8 +134,9 @@ class _Display:
     def show(self, view: SubmissionView) -> None:
         lines = {run.number: describe_run(run) for run in view.runs}
         if self._live:
+            text = [line for run in view.runs for line in (lines[run.number], _more_of(run)) if line]
             note = [f"note: {view.problem}"] if view.problem else []
-            self._live.update(Text("\n".join([*lines.values(), *note])), refresh=True)
+            self._live.update(Text("\n".join([*text, *note])), refresh=True)
             return
         now_s = time.monotonic()
         for run in view.runs:
@@ -144,6 +145,12 @@ class _Display:
             if news != shown or (run.state == "running" and now_s - shown_s >= PLAIN_PERIOD_S):
                 self._console.print(line, highlight=False, soft_wrap=True)
                 self._shown[run.number] = (news, now_s)
+
+
+def _more_of(run: RunView) -> str:
+    """A second line of a run that trains: what its report would show so far."""
+    more = run.progress.describe_time() if run.state == "running" else ""
+    return f"  {more}" if more else ""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,6 +63,19 @@ def test_the_state_follows_the_ledger(tmp_path: Path) -> None:
     assert state.describe() == "completed, epoch 2/2, 16.0 images/s, loss 2.000, quality 0.7000"
 
 
+def test_quality_and_time_parts_so_far_are_told(tmp_path: Path) -> None:
+    follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2, target_quality=0.8)
+    with LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger:
+        ledger.write("data_open", DATA_OPEN)
+        assert follower.poll().describe_time() == ""
+        ledger.write("window", window(0, 0, 3) | {"data_wait_ns": 10**9})
+        assert follower.poll().describe_time() == "quality none yet of 0.8; time: forward backward 75 %, data wait 25 %"
+        counts = {"epoch": 1, "samples": 10, "counts": {"correct": [7]}, "curves": [], "loss": 1.0}
+        ledger.write("evaluation", {**counts, "quality": 0.7, "duration_ns": 10**9})
+    expected = "quality 0.7000 of 0.8; time: forward backward 60 %, data wait 20 %, evaluation 20 %"
+    assert follower.poll().describe_time() == expected
+
+
 def test_it_follows_a_run_that_is_resumed(tmp_path: Path) -> None:
     follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2)
     with LedgerWriter(ledger_path(tmp_path, 0, 0)) as ledger:

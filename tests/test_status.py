@@ -201,6 +201,17 @@ def test_a_job_that_is_still_there_is_left_to_assemble(
     assert (folder / "submission.json").exists()
 
 
+def test_on_a_terminal_a_run_has_a_line_of_what_its_report_would_show(folder: Path) -> None:
+    on = Console(file=io.StringIO(), width=100, force_terminal=True)
+    view = run_states.SubmissionFollower(folder, FakeQueue({"7_1": Job("7_1", "RUNNING")})).look()
+    with watch._Display(on) as display:
+        display.show(view)
+    written = shown(on)
+    assert "run 2: running (job 7_1)" in written
+    assert "  quality 0." in written
+    assert "; time: forward backward " in written
+
+
 def test_ctrl_c_leaves_the_runs_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     queue = FakeQueue({"7_1": Job("7_1", "RUNNING")})
 
