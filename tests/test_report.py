@@ -215,7 +215,7 @@ def test_a_run_alone_is_not_judged(recorded: Path) -> None:
     subject = subject_of(recorded.parent / "run-1")
     assert subject.verdict is None
     shown = Page(render_subjects([subject])).text
-    assert "NOT JUDGED a run by itself is not judged" in shown
+    assert "NOT JUDGED A run by itself is not judged" in shown
     assert subject.summary is not None
     assert subject.summary.vflops == subject.runs[0].result.vflops
 

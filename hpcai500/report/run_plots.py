@@ -75,7 +75,9 @@ def _quality(runs: Sequence[RunFigures], quality: str, prefix: str) -> Plot | No
         return None
     target = shown[0].result.target_quality
     reached = sum(run.curve[-1].quality >= target for run in shown)
-    sentence = f"{reached} of {len(shown)} runs ended at or above the target of {target:g} ({quality})."
+    sentence = (
+        f"The last evaluation is at or above the target of {target:g} ({quality}) in {reached} of {len(shown)} runs."
+    )
     curves = [Curve(run.label, [(point.time_s, point.quality) for point in run.curve], has_dots=True) for run in shown]
     rows = [
         (
@@ -106,7 +108,7 @@ def _loss(runs: Sequence[RunFigures], prefix: str) -> Plot | None:
         return None
     firsts, lasts = ([run.stretches[place].loss for run in shown] for place in (0, -1))
     sentence = (
-        f"The mean training loss of all ranks fell from {statistics.median(firsts):.4g} to "
+        f"The mean training loss of all ranks went from {statistics.median(firsts):.4g} to "
         f"{statistics.median(lasts):.4g} in the median run."
     )
     curves = [Curve(run.label, [(point.time_s, point.loss) for point in run.stretches]) for run in shown]

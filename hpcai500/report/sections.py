@@ -176,7 +176,7 @@ def _tiles_so_far(subject: Subject) -> Iterator[Tile]:
         target = f"of {run.result.target_quality:g}, in {amounts.seconds_text(run.elapsed_s)}"
         yield Tile(f"Quality so far, {run.name}", amounts.quality_text(quality), target)
         rate = run.stretches[-1].samples_per_s if run.stretches else None
-        yield Tile(f"Throughput now, {run.name}", amounts.rate_text(rate, "samples/s"), run.result.status)
+        yield Tile(f"Throughput now, {run.name}", amounts.rate_text(rate, "samples/s"), "in the last windows")
 
 
 def _mfu(subject: Subject) -> tuple[str, str]:
