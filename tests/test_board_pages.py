@@ -283,9 +283,10 @@ def test_the_ranking_of_2020_is_marked_unverified_with_its_errors(client: httpx.
 
 def test_a_plot_of_records_has_words_for_those_who_hear_it(client: httpx.Client) -> None:
     text = client.get("/history/resnet50/official/free").text
-    assert re.search(r"<title id=\"plot-title\">Best VFLOPS over time", text)
-    assert re.search(r"<desc id=\"plot-text\">\d+ records from", text)
-    assert text.count('class="record"') == text.count("<tr><td") > 1
+    for width in (960, 380):  # one for phones
+        assert f'<title id="plot-{width}">Best VFLOPS over time' in text
+        assert re.search(rf'<desc id="plot-{width}-text">\d+ records from', text)
+    assert text.count('class="record"') == 2 * text.count("<tr><td") > 2
     assert "Lighthouse, " in text
 
 

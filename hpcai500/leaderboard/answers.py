@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from hpcai500.errors import HpcAi500Error
 from hpcai500.leaderboard.accounts import TokenRefusedError
 from hpcai500.leaderboard.database import is_down
 from hpcai500.leaderboard.lifecycle import StateError
+from hpcai500.leaderboard.rendering import refusal_page
 from hpcai500.leaderboard.storage import is_full
 from hpcai500.verdict import printable
 
@@ -58,13 +58,9 @@ def _answer(request: Request, refused: Refused) -> Response:
     wants_page = "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(API_PATHS)
     if not wants_page:
         return refusal(refused)
-    sentence = html.escape(f"{refused.sentence[:1].upper()}{refused.sentence[1:]}.")
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<title>{refused.status}</title><link rel="stylesheet" href="/static/style.css">'
-        f'<main><h1>{refused.status}</h1><p>{sentence}</p><p><a href="/">To the leaderboard</a></p></main></html>'
-    )
-    return HTMLResponse(page, refused.status, headers=refused.headers)
+    sentence = f"{refused.sentence[:1].upper()}{refused.sentence[1:]}."
+    root_path = str(request.scope.get("root_path", ""))
+    return HTMLResponse(refusal_page(root_path, refused.status, sentence), refused.status, headers=refused.headers)
 
 
 def refused_by(error: Exception) -> Refused:  # noqa: PLR0911, since each kind has its answer

@@ -13,8 +13,9 @@ from html import escape
 from hpcai500.leaderboard.display import day, unit_of
 from hpcai500.leaderboard.ranking import Row
 
-WIDTH, HEIGHT = 960, 420
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 40
+WIDTH, PHONE_WIDTH, HEIGHT = 960, 380, 420
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 40
+MAX_DOTS = 400  # of submissions that were no record
 BAR_WIDTH, BAR_HEIGHT = 88, 8
 LABEL_GAP = 15  # between two labels' base lines
 MAX_LABEL = 28  # letters
@@ -33,31 +34,33 @@ def interval_bar(value: float, low: float, high: float, scale: float) -> str:
     )
 
 
-def record_plot(records: Sequence[Row], others: Sequence[Row], title: str, until: str = "") -> str:
+def record_plot(records: Sequence[Row], others: Sequence[Row], title: str, *, width: int = WIDTH) -> str:
     """The best score over time as a step line, and every other submission as a dot.
 
     Args:
         records: those that were the best when they were published, oldest first; at least one.
         others: the rest.
         title: of the plot.
-        until: the day on which the line ends; that of the newest submission by default.
+        width: of the drawing; PHONE_WIDTH for a narrow screen.
     """
     everybody = [*records, *others]
     days = [_day_number(row.published_at) for row in everybody]
-    last_day = max([*days, _day_number(until)] if until else days)
-    first_day = min(days)
+    first_day, last_day = min(days), max(days)
     margin = max(10, (last_day - first_day) // 20)
-    axes = _Axes(first_day - margin, last_day + margin, [row.vflops for row in everybody])
+    axes = _Axes(first_day - margin, last_day + margin, [row.vflops for row in everybody], width)
     best = records[-1]
     description = (
         f"{len(records)} records from {day(records[0].published_at)} to {day(best.published_at)}; "
         f"the best is {axes.unit.with_name(best.vflops)} by {best.system} of {best.organisation}."
     )
+    dots = others[:: 1 + len(others) // MAX_DOTS]
+    name = f"plot-{width}"
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="plot-title plot-text">',
-        f'<title id="plot-title">{escape(title)}</title><desc id="plot-text">{escape(description)}</desc>',
+        f'<svg class="w{width}" viewBox="0 0 {width} {HEIGHT}" role="img" aria-labelledby="{name}" '
+        f'aria-describedby="{name}-text">',
+        f'<title id="{name}">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>',
         *axes.grid(),
-        *(f'<circle class="other" cx="{x}" cy="{y}" r="3"/>' for x, y in map(axes.place, others)),
+        *(f'<circle class="other" cx="{x}" cy="{y}" r="3"/>' for x, y in map(axes.place, dots)),
         f'<path class="step" d="{_steps([axes.place(row) for row in records], axes.x(last_day))}"/>',
         *(f'<circle class="record" cx="{x}" cy="{y}" r="5"/>' for x, y in map(axes.place, records)),
         *_labels(records, axes),
@@ -69,7 +72,8 @@ def record_plot(records: Sequence[Row], others: Sequence[Row], title: str, until
 class _Axes:
     """Days to the right, scores upwards: by their logarithm where they span more than twentyfold."""
 
-    def __init__(self, first_day: int, last_day: int, scores: Sequence[float]) -> None:
+    def __init__(self, first_day: int, last_day: int, scores: Sequence[float], width: int) -> None:
+        self.right = width - RIGHT
         self.first_day, self.last_day = first_day, max(last_day, first_day + 1)
         known = [score for score in scores if score > 0] or [1.0]
         self.is_log = max(known) / min(known) > 20
@@ -78,7 +82,7 @@ class _Axes:
 
     def x(self, day_number: int) -> float:
         part = (day_number - self.first_day) / (self.last_day - self.first_day)
-        return round(LEFT + part * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + part * (self.right - LEFT), 1)
 
     def y(self, score: float) -> float:
         if self.is_log:
@@ -92,17 +96,17 @@ class _Axes:
 
     def grid(self) -> list[str]:
         bottom = HEIGHT - BOTTOM
-        parts = [f'<text x="{LEFT - 52}" y="{TOP - 18}">VFLOPS, {self.unit.name}</text>']
+        parts = [f'<text x="{LEFT - 48}" y="{TOP - 18}">VFLOPS, {self.unit.name}</text>']
         for tick in self._score_ticks():
             y = self.y(tick)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
+            parts.append(f'<line class="grid" x1="{LEFT}" x2="{self.right}" y1="{y}" y2="{y}"/>')
             shown = f"{tick / self.unit.divisor:,.10g}"
             parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{shown}</text>')
         for day_number, name in self._day_ticks():
             x = self.x(day_number)
             parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 5}"/>')
             parts.append(f'<text x="{x}" y="{bottom + 20}" text-anchor="middle">{name}</text>')
-        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{self.right}" y1="{bottom}" y2="{bottom}"/>')
         return parts
 
     def _score_ticks(self) -> list[float]:
@@ -117,7 +121,7 @@ class _Axes:
 
     def _day_ticks(self) -> list[tuple[int, str]]:
         months = max(1, (self.last_day - self.first_day) // 30)
-        step = next((size for size in (1, 2, 3, 6) if months / size <= 10), 12)
+        step = next((size for size in (1, 2, 3, 6) if months / size <= self.right / 95), 12)
         first = datetime.date.fromordinal(self.first_day)
         ticks: list[tuple[int, str]] = []
         for number in range(first.year * 12 + first.month, first.year * 12 + first.month + months + 2):

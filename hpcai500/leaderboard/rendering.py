@@ -19,6 +19,7 @@ from hpcai500.leaderboard import display
 from hpcai500.leaderboard.plots import interval_bar
 
 TEMPLATES = Path(__file__).parent / "templates"
+TITLES = {404: "There is nothing at this address", 503: "The board cannot answer now"}
 STATIC = Path(__file__).parent / "static"
 
 
@@ -53,6 +54,13 @@ class Site:
         """A page from a template of templates/; ``here`` is the address of the site's part that it belongs to."""
         shared = {"link": self.link, "is_static": self.is_static, "here_url": self.own_url, "here": here}
         return _environment().get_template(template).render(**shared, **context)
+
+
+def refusal_page(root_path: str, status: int, sentence: str) -> str:
+    """The page that says why there is no other, of a board below a path."""
+    title = TITLES.get(status, "This cannot be shown now")
+    shared = {"link": lambda address: root_path + address, "is_static": False, "here_url": "", "here": ""}
+    return _environment().get_template("missing.html").render(**shared, title=title, problem=sentence)
 
 
 @functools.cache

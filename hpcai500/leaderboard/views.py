@@ -28,9 +28,9 @@ from hpcai500.leaderboard.display import (
 )
 from hpcai500.leaderboard.filters import Filters
 from hpcai500.leaderboard.history import ranking_of_2020, split_records
-from hpcai500.leaderboard.plots import record_plot
+from hpcai500.leaderboard.plots import PHONE_WIDTH, WIDTH, record_plot
 from hpcai500.leaderboard.ranking import OFFICIAL, PAGE_ROWS, Board, Row, row_of
-from hpcai500.leaderboard.rendering import Site, quality_name_of, title_of
+from hpcai500.leaderboard.rendering import TITLES, Site, quality_name_of, title_of
 from hpcai500.leaderboard.tables import SHOWN_STATES, Audit, Challenge, Organisation, Submission
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}\Z")
@@ -233,7 +233,8 @@ def history_page(session: Session, site: Site, workload: str, size: str, level: 
     """The record of a board over time."""
     records, others = split_records(ranking.list_progress(session, workload, size, level))
     title = f"Best VFLOPS over time: {title_of(workload)}, {size} size, {level} level"
-    plot = Markup(record_plot(records, others, title)) if records else ""  # noqa: S704  plots.py escapes names
+    plots = [record_plot(records, others, title, width=width) for width in (WIDTH, PHONE_WIDTH) if records]
+    plot = Markup("".join(plots))  # noqa: S704  plots.py escapes names
     return site.render(
         "history.html", workload=workload, size=size, level=level, records=list(reversed(records)), plot=plot
     )
@@ -282,7 +283,7 @@ def about_page(site: Site) -> str:
 
 def missing_page(site: Site, problem: str) -> str:
     """What stands at an address where nothing is."""
-    return site.render("missing.html", problem=problem)
+    return site.render("missing.html", title=TITLES[404], problem=problem)
 
 
 def find_board(session: Session, names: tuple[str, str, str], filters: Filters, *, page_rows: int = PAGE_ROWS) -> Board:

@@ -84,6 +84,14 @@
     status.textContent = [...found].length === 0 ? status.dataset.whole
       : `${left} of ${all.length} submissions on this page; ranks are those of the whole board.`
         + (left === 0 ? " No submission is like that: take away a filter." : "");
+    for (const link of document.querySelectorAll("#results thead a, #results .pages a")) link.search = found.toString();
+  };
+  const fill = () => {
+    for (const [name, value] of new URLSearchParams(window.location.search)) {
+      const field = form.elements.namedItem(name);
+      if (field && field.type === "checkbox") field.checked = true;
+      else if (field) field.value = value;
+    }
   };
 
   let pause;
@@ -101,7 +109,8 @@
   if (window.matchMedia("(max-width: 40rem)").matches && words().toString() === "") panel.open = false;
   if (isStatic) {
     panel.hidden = false;
-    hide(); // a browser that comes back fills the form as it was
+    fill();
+    hide(); // also where a browser that comes back filled the form as it was
     return;
   }
   document.addEventListener("click", (event) => {
