@@ -24,6 +24,7 @@ COMMANDS = {
     "explain": ("hpcai500.explain", "say what a rule of the verifier demands, why, and what to do"),
     "export": ("hpcai500.export", "write MLPerf's logs of a submission, and JSON Schemas"),
     "register": ("hpcai500.register.cli", "announce runs before they are made; get or give tickets for that"),
+    "leaderboard": ("hpcai500.leaderboard.cli", "run a board of verified submissions, and upload to one"),
     "sign": ("hpcai500.sign", "vouch for a submission with a key of yours"),
     "site": ("hpcai500.site", "show what site.toml says of this cluster"),
     "selfcheck": ("hpcai500.selfcheck", "check whether this machine is fit to be measured"),

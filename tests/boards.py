@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +21,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from hpcai500.edition import load_edition
+
+COMMAND = (sys.executable, "-m", "hpcai500", "leaderboard")
 
 
 def record_for_board(folder: Path, **words: Any) -> Path:
@@ -49,3 +54,47 @@ def serving(app: FastAPI) -> Iterator[str]:
     server.should_exit = True
     thread.join()
     listening.close()
+
+
+class ServedBoard:
+    """A board served by a process of its own, at a port that stays the same when it is started again."""
+
+    def __init__(self, folder: Path, database: str | None = None, *, workers: int = 1) -> None:
+        self.folder, self.database, self.port, self.workers = folder, database, 0, workers
+        self.start()
+
+    def start(self) -> None:
+        words = ["serve", "--folder", str(self.folder), "--port", str(self.port), "--per-minute", "100000"]
+        words += ["--workers", str(self.workers)]
+        environment = os.environ | ({"HPCAI500_DATABASE": self.database} if self.database else {})
+        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, *words], stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.url = line.split(" answers at ")[1].partition(",")[0]
+        self.port = int(self.url.rpartition(":")[2])
+
+    def admin(self, *words: str) -> str:
+        environment = os.environ | ({"HPCAI500_DATABASE": self.database} if self.database else {})
+        command = [*COMMAND, "admin", *words, "--folder", str(self.folder)]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
+    def make_token(self, slug: str = "a") -> str:
+        """A token of an organisation, which is new."""
+        self.admin("organisation", "add", slug, f"Organisation {slug.upper()}")
+        return self.admin("token", "create", slug, "--label", "test")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.end()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.end()
+
+    def end(self) -> None:
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
