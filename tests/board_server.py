@@ -1,4 +1,4 @@
-"""The pages of a board served over loopback, with the headers of the app, for tests that look at them."""
+"""A board served over loopback, for tests that look at its pages."""
 
 from __future__ import annotations
 
@@ -11,38 +11,23 @@ from pathlib import Path
 import httpx
 import uvicorn
 from board_rows import make_board
-from fastapi import FastAPI, Request, Response
-from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
+from hpcai500.leaderboard.app import create_app
+from hpcai500.leaderboard.board import BoardConfig
 from hpcai500.leaderboard.database import Database
-from hpcai500.leaderboard.pages import missing, router
-from hpcai500.leaderboard.rendering import STATIC
 from hpcai500.leaderboard.storage import Storage
 from hpcai500.leaderboard.tables import Submission
 
-POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; script-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
+BROWSER = {"Accept": "text/html,*/*"}  # who asks for pages
 
 
 def make_app(database: Database, storage: Storage) -> FastAPI:
-    app = FastAPI()
-    app.include_router(router(database, storage))
-    app.mount("/static", StaticFiles(directory=STATIC))
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: object) -> Response:
-        response: Response = await call_next(request)  # type: ignore[operator]
-        response.headers.setdefault("Content-Security-Policy", POLICY)
-        return response
-
-    @app.exception_handler(HTTPException)
-    def say(request: Request, error: HTTPException) -> Response:
-        return missing(request, storage)
-
-    return app
+    """The real application, without workers, which lets tests ask as often as they like."""
+    url = database.url.render_as_string(hide_password=False)
+    return create_app(
+        BoardConfig(folder=storage.folder, database_url=url, num_workers=0, requests_per_minute=10_000_000)
+    )
 
 
 @contextmanager
@@ -64,7 +49,10 @@ def serving(app: FastAPI, root_path: str = "") -> Iterator[str]:
 @contextmanager
 def client_of(database: Database, storage: Storage, root_path: str = "") -> Iterator[httpx.Client]:
     """A client of a board that is served."""
-    with serving(make_app(database, storage), root_path) as address, httpx.Client(base_url=address) as client:
+    with (
+        serving(make_app(database, storage), root_path) as address,
+        httpx.Client(base_url=address, headers=BROWSER) as client,
+    ):
         yield client
 
 

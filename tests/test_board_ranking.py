@@ -12,15 +12,15 @@ from sqlalchemy.orm import Session
 
 from hpcai500.leaderboard.display import clean, clean_lines, size_in_bytes, time_unit_of, unit_of, with_unit
 from hpcai500.leaderboard.filters import SORTS, Filters, parse_filters
-from hpcai500.leaderboard.history import ranking_of_2020, split_records
+from hpcai500.leaderboard.history import ranking_of_2020
 from hpcai500.leaderboard.ranking import (
     Board,
     find_all_rows,
     find_board,
+    find_progress,
     list_boards,
     list_newest,
     list_of_system,
-    list_progress,
     places_of,
 )
 
@@ -213,7 +213,7 @@ def test_newest_of_a_system_and_records(session: Session) -> None:
     assert mine
     assert {row.system for row in mine} == {SYSTEMS[1][0]}
     assert list_of_system(session, "alpine", "lighthouse") == []
-    records, others = split_records(list_progress(session, *FREE))
+    records, others = find_progress(session, *FREE)
     assert len(records) + len(others) == 39
     best = [row.vflops for row in records]
     assert best == sorted(set(best))

@@ -1,4 +1,4 @@
-"""What was the best when, and the ranking that was published in 2020, before there was a board.
+"""The ranking that was published in 2020, before there was a board.
 
 The rows of 2020 are of rules/data/hpcai500_ranking_2020.csv: unverified, and never ranked beside what a board verified.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Sequence
 
 import msgspec
 
 from hpcai500.edition import RULES_FOLDER, load_edition
-from hpcai500.leaderboard.ranking import Row
 from hpcai500.metrics import flops_2020, vflops
 
 RANKING_2020 = RULES_FOLDER / "data/hpcai500_ranking_2020.csv"
@@ -38,18 +36,6 @@ class Row2020(msgspec.Struct, frozen=True, kw_only=True):
     num_accelerators: int
     framework: str
     remark: str
-
-
-def split_records(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Those that were better than all before them, and the others; ``rows`` are sorted by the day of publication."""
-    records: list[Row] = []
-    others: list[Row] = []
-    for row in rows:
-        if not records or row.vflops > records[-1].vflops:
-            records.append(row)
-        else:
-            others.append(row)
-    return records, others
 
 
 @functools.cache

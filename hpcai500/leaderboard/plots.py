@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from hpcai500.leaderboard.display import day, unit_of
-from hpcai500.leaderboard.ranking import Row
+from hpcai500.leaderboard.ranking import Dot, Row
 
 WIDTH, PHONE_WIDTH, HEIGHT = 960, 380, 420
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 40
@@ -34,7 +34,7 @@ def interval_bar(value: float, low: float, high: float, scale: float) -> str:
     )
 
 
-def record_plot(records: Sequence[Row], others: Sequence[Row], title: str, *, width: int = WIDTH) -> str:
+def record_plot(records: Sequence[Row], others: Sequence[Dot], title: str, *, width: int = WIDTH) -> str:
     """The best score over time as a step line, and every other submission as a dot.
 
     Args:
@@ -43,7 +43,7 @@ def record_plot(records: Sequence[Row], others: Sequence[Row], title: str, *, wi
         title: of the plot.
         width: of the drawing; PHONE_WIDTH for a narrow screen.
     """
-    everybody = [*records, *others]
+    everybody: list[Row | Dot] = [*records, *others]
     days = [_day_number(row.published_at) for row in everybody]
     first_day, last_day = min(days), max(days)
     margin = max(10, (last_day - first_day) // 20)
@@ -91,7 +91,7 @@ class _Axes:
             part = score / self.high
         return round(HEIGHT - BOTTOM - part * (HEIGHT - TOP - BOTTOM), 1)
 
-    def place(self, row: Row) -> tuple[float, float]:
+    def place(self, row: Row | Dot) -> tuple[float, float]:
         return self.x(_day_number(row.published_at)), self.y(row.vflops)
 
     def grid(self) -> list[str]:

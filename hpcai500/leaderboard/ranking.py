@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.orm import Session
@@ -77,6 +77,13 @@ class Row:
     def is_challenged(self) -> bool:
         """Whether somebody doubts it and nobody has decided yet."""
         return self.state not in (PUBLISHED, WITHDRAWN)
+
+
+class Dot(NamedTuple):
+    """A submission in the plot of records."""
+
+    published_at: str
+    vflops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,11 +361,28 @@ def list_of_system(session: Session, organisation_slug: str, system_slug: str) -
     return [row_of(values) for values in session.execute(newest_first)]
 
 
-def list_progress(session: Session, workload: str, size: str, level: str) -> list[Row]:
-    """All ranked submissions of a board in the order in which they were published."""
+def find_progress(session: Session, workload: str, size: str, level: str) -> tuple[list[Row], list[Dot]]:
+    """Of a board's ranked submissions those that were the best when they were published, and the others; by date."""
     ranked = and_(_on_board(workload, size, level), Submission.state.in_(RANKED_STATES))
-    asked = _rows().where(ranked).order_by(Submission.published_at, Submission.sha256)
-    return [row_of(values) for values in session.execute(asked)]
+    asked = select(Submission.sha256, Submission.published_at, Submission.vflops).where(
+        ranked, Submission.vflops.is_not(None), Submission.published_at.is_not(None)
+    )
+    best = -math.inf
+    records: list[str] = []
+    others: list[Dot] = []
+    found: Any = session.execute(asked.order_by(Submission.published_at, Submission.vflops.desc(), Submission.sha256))
+    for sha256, published_at, vflops in found:
+        if vflops > best:
+            best = vflops
+            records.append(sha256)
+        else:
+            others.append(Dot(published_at, vflops))
+    rows = {row.sha256: row for row in _find(session, records)}
+    return [rows[sha256] for sha256 in records], others
+
+
+def _find(session: Session, digests: list[str]) -> list[Row]:
+    return [row_of(values) for values in session.execute(_rows().where(Submission.sha256.in_(digests)))]
 
 
 def _rows() -> Select[*tuple[Any, ...]]:

@@ -27,7 +27,7 @@ from hpcai500.leaderboard.display import (
     unit_of,
 )
 from hpcai500.leaderboard.filters import Filters
-from hpcai500.leaderboard.history import ranking_of_2020, split_records
+from hpcai500.leaderboard.history import ranking_of_2020
 from hpcai500.leaderboard.plots import PHONE_WIDTH, WIDTH, record_plot
 from hpcai500.leaderboard.ranking import OFFICIAL, PAGE_ROWS, Board, Row, row_of
 from hpcai500.leaderboard.rendering import TITLES, Site, quality_name_of, title_of
@@ -231,7 +231,7 @@ def system_page(session: Session, site: Site, organisation_slug: str, system_slu
 
 def history_page(session: Session, site: Site, workload: str, size: str, level: str) -> str:
     """The record of a board over time."""
-    records, others = split_records(ranking.list_progress(session, workload, size, level))
+    records, others = ranking.find_progress(session, workload, size, level)
     title = f"Best VFLOPS over time: {title_of(workload)}, {size} size, {level} level"
     plots = [record_plot(records, others, title, width=width) for width in (WIDTH, PHONE_WIDTH) if records]
     plot = Markup("".join(plots))  # noqa: S704  plots.py escapes names
