@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from hpcai500.errors import BackendUnavailableError
 from hpcai500.pipelines.climate_facts import CHANNELS, CLASS_NAMES
@@ -108,7 +109,7 @@ def draw_sheet(path: Path, panels: Sequence[Panel], *, channel: tuple[str, str],
             _add_colour_bar(figure, image, name, unit, place)
     figure.suptitle(title or _long_name(name), fontsize=12, y=1 - 0.1 / height_in, va="top")
     _add_legend(figure, has_detections=any(panel.detections is not None for panel in panels))
-    return _save(figure, path)
+    return _save(figure, path, few_colours=True)
 
 
 def draw_channels(
@@ -221,9 +222,14 @@ def _add_legend(figure: Figure, *, has_detections: bool) -> None:
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=9, frameon=False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path, *, few_colours: bool = False) -> Path:
+    """Write a PNG; with few colours it takes a fifth of the place, and eyes see no difference in a map of one scale."""
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png")
+    if few_colours:
+        with Image.open(partial) as picture:
+            colours = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        colours.save(partial, format="png", optimize=True)
     partial.replace(path)
     return path
 

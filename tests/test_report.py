@@ -295,6 +295,17 @@ def test_the_sheet_stands_in_the_page_as_it_was(detected: Path) -> None:
     assert [base64.b64decode(source.partition(",")[2]) for source in sources] == [png(40, 20)]
 
 
+def test_a_page_of_several_has_no_more_pictures_than_it_can_hold(detected: Path) -> None:
+    subject = subject_of(detected)
+    sheet = "data:image/png;base64," + "A" * (1 << 20)
+    large = replace(subject, runs=(replace(subject.runs[0], sheet=sheet), *subject.runs[1:]))
+    html = render_subjects([large, large, subject])
+    shown = Page(html)
+    assert len([tag for tag, _ in shown.tags if tag == "img"]) == 2
+    assert "No pictures: the page would be too large with them" in shown.text
+    assert len(html) < 2_000_000
+
+
 def many_ranks(folder: Path, number: int, slow: int) -> RunRecord:
     """A run of so many ranks like the first of a recorded one, of which one takes twice as long by itself."""
     config, _ = read_config(folder)

@@ -107,6 +107,8 @@ def test_a_sheet_has_three_maps_in_a_row(
     assert width == pytest.approx((columns * 6.4 + 0.9) * 110, abs=2)
     assert height == pytest.approx((rows * 3.55 + 0.95) * 110, abs=2)
     assert [one.name for one in tmp_path.iterdir()] == ["sheet.png"]
+    with Image.open(path) as image:
+        assert image.mode == "P"  # few colours, so that a report can hold it
 
 
 def test_a_sheet_of_nothing_can_be_drawn(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hpcai500.verdict import printable
 from hpcai500.version import __version__
 
 MAX_SUBJECTS = 20
+MAX_SHEETS_BYTES = 3 << 19  # of all subjects together, as they stand in the page
 FILTERS = {
     "flops": amounts.flops_text,
     "seconds": amounts.seconds_text,
@@ -57,7 +58,7 @@ def render_report(paths: Sequence[Path], *, edition: Edition | None = None, trus
 def render_subjects(subjects: Sequence[Subject]) -> str:
     """One page about subjects that were read."""
     assert subjects
-    subjects = _with_own_names(subjects)
+    subjects = _with_few_sheets(_with_own_names(subjects))
     several = len(subjects) > 1
     views = [
         subject_view(subject, prefix=f"s{number}-" if several else "")
@@ -76,6 +77,21 @@ def _with_own_names(subjects: Sequence[Subject]) -> list[Subject]:
         replace(subject, name=f"{subject.name} ({number})") if names.count(subject.name) > 1 else subject
         for number, subject in enumerate(subjects, start=1)
     ]
+
+
+def _with_few_sheets(subjects: Sequence[Subject]) -> list[Subject]:
+    """The same, but without the pictures of a detector where those before them take MAX_SHEETS_BYTES already."""
+    kept, left_bytes = [], MAX_SHEETS_BYTES
+    for subject in subjects:
+        num_bytes = sum(len(run.sheet) for run in subject.runs)
+        if num_bytes > left_bytes:
+            note = "the page would be too large with them; a report of this one alone has them"
+            runs = tuple(replace(run, sheet="", sheet_note=note) for run in subject.runs)
+            kept.append(replace(subject, runs=runs))
+        else:
+            left_bytes -= num_bytes
+            kept.append(subject)
+    return kept
 
 
 @functools.cache
