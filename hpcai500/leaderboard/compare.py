@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcai500.leaderboard.display import NO_VALUE, duration, flat, plain_fact, quality, with_unit
-from hpcai500.leaderboard.ranking import Row
+from hpcai500.leaderboard.rows import Row
 
 LEAST, MOST = 2, 6
 NOT_COMPARED = ("runs", "notes", "warnings")  # facts that differ between any two

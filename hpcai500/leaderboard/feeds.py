@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from hpcai500.leaderboard.display import with_unit
-from hpcai500.leaderboard.ranking import Row
+from hpcai500.leaderboard.rows import Row
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 COLUMNS = (

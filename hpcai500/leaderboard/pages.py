@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from hpcai500.leaderboard import feeds, ranking, views
 from hpcai500.leaderboard.filters import parse_filters
 from hpcai500.leaderboard.rendering import Files, Site
+from hpcai500.leaderboard.rows import Row
 from hpcai500.leaderboard.views import NoSuchPageError
 
 REPORT_POLICY = (
@@ -69,9 +70,7 @@ def router(database: Sessions, storage: Files) -> APIRouter:
         filename = views.archive_name(row) if name == "archive.tar.gz" else None
         return FileResponse(path, filename=filename, **sent)  # type: ignore[arg-type]
 
-    def feed(
-        request: Request, names: tuple[str, str, str], make: Callable[[list[ranking.Row]], str], kind: str
-    ) -> Response:
+    def feed(request: Request, names: tuple[str, str, str], make: Callable[[list[Row]], str], kind: str) -> Response:
         filters, _ = parse_filters(request.query_params)
         with database.session() as session:
             try:

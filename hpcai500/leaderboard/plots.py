@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 
 from hpcai500.leaderboard.display import day, unit_of
-from hpcai500.leaderboard.ranking import Dot, Row
+from hpcai500.leaderboard.rows import Dot, Row
 
 WIDTH, PHONE_WIDTH, HEIGHT = 960, 380, 420
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 40

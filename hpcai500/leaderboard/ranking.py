@@ -4,8 +4,6 @@ A rank is 1 + the number of submissions that are better; it is shared by neighbo
 95 % intervals overlap, both that of the one above and that of the first who has the rank. So a long chain of small
 overlaps does not make everybody first. Ranks are of what the filters leave, by the figure that the board is sorted by
 (by VFLOPS where it is sorted by date). Withdrawn submissions have none.
-
-Text in rows is cleaned (display.py) but not escaped; that is for who writes it down.
 """
 
 from __future__ import annotations
@@ -14,76 +12,19 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
 from hpcai500.leaderboard.display import clean
 from hpcai500.leaderboard.filters import Filters
-from hpcai500.leaderboard.tables import PUBLISHED, RANKED_STATES, SHOWN_STATES, WITHDRAWN, Organisation, Submission
+from hpcai500.leaderboard.rows import Dot, Place, Row, row_of, select_rows
+from hpcai500.leaderboard.tables import RANKED_STATES, SHOWN_STATES, Submission
 
 OFFICIAL = "official"
 PAGE_ROWS = 50
 MAX_TIED = 100_000  # rows of which places are worked out
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A rank, whether others share it, and whether the row cannot be told apart from the one above."""
-
-    rank: int
-    is_shared: bool
-    is_like_above: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A submission as boards show it; figures in the units of tables.py."""
-
-    sha256: str
-    workload: str
-    size: str
-    level: str
-    organisation: str
-    organisation_slug: str
-    system: str
-    system_slug: str
-    state: str
-    accelerator: str
-    num_devices: int
-    num_nodes: int
-    precision: str
-    edition: str
-    size_class: str
-    registered: bool
-    vflops: float
-    vflops_low: float
-    vflops_high: float
-    vflops_per_device: float | None
-    vflops_per_w: float | None
-    achieved_quality: float | None
-    wall_s: float | None
-    energy_j: float | None
-    published_at: str
-    place: Place | None = None
-
-    @property
-    def is_withdrawn(self) -> bool:
-        """Whether it stands there struck through, without a rank."""
-        return self.state == WITHDRAWN
-
-    @property
-    def is_challenged(self) -> bool:
-        """Whether somebody doubts it and nobody has decided yet."""
-        return self.state not in (PUBLISHED, WITHDRAWN)
-
-
-class Dot(NamedTuple):
-    """A submission in the plot of records."""
-
-    published_at: str
-    vflops: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,35 +77,6 @@ class BoardSummary:
     def address(self) -> str:
         """Address of the board."""
         return f"/boards/{self.workload}/{self.size}/{self.level}"
-
-
-ROW_COLUMNS = (
-    Submission.sha256,
-    Submission.workload,
-    Submission.size,
-    Submission.level,
-    Organisation.name,
-    Submission.organisation_slug,
-    Submission.system_name,
-    Submission.system_slug,
-    Submission.state,
-    Submission.accelerator,
-    Submission.num_devices,
-    Submission.num_nodes,
-    Submission.precision,
-    Submission.edition,
-    Submission.size_class,
-    Submission.registered,
-    Submission.vflops,
-    Submission.vflops_low,
-    Submission.vflops_high,
-    Submission.vflops_per_device,
-    Submission.vflops_per_w,
-    Submission.achieved_quality,
-    Submission.wall_s,
-    Submission.energy_j,
-    Submission.published_at,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +171,7 @@ def find_rows(session: Session, wanted: ColumnElement[bool], filters: Filters, *
     """Rows with their places, in the order that the filters ask for."""
     order = FIGURES[filters.sort].best_first(is_reversed=filters.is_reversed)
     keys = select(Submission.sha256).where(wanted).order_by(*order).offset(offset).limit(limit).subquery()
-    asked = _rows().join(keys, keys.c.sha256 == Submission.sha256).order_by(*order)
+    asked = select_rows().join(keys, keys.c.sha256 == Submission.sha256).order_by(*order)
     places = _find_places(session, wanted, filters, num_needed=offset + limit + 1)
     return [row_of(values, places.get(values[0])) for values in session.execute(asked)]
 
@@ -349,14 +261,14 @@ def find_leader(session: Session, workload: str, size: str, level: str) -> Row |
 def list_newest(session: Session, limit: int = 10) -> list[Row]:
     """What was published last, of all boards."""
     shown = Submission.state.in_(RANKED_STATES)
-    asked = _rows().where(shown).order_by(Submission.published_at.desc(), Submission.sha256).limit(limit)
+    asked = select_rows().where(shown).order_by(Submission.published_at.desc(), Submission.sha256).limit(limit)
     return [row_of(values) for values in session.execute(asked)]
 
 
 def list_of_system(session: Session, organisation_slug: str, system_slug: str) -> list[Row]:
     """All that was ever shown of a system, newest first."""
     mine = and_(Submission.organisation_slug == organisation_slug, Submission.system_slug == system_slug)
-    asked = _rows().where(mine, Submission.state.in_(SHOWN_STATES))
+    asked = select_rows().where(mine, Submission.state.in_(SHOWN_STATES))
     newest_first = asked.order_by(Submission.published_at.desc(), Submission.sha256)
     return [row_of(values) for values in session.execute(newest_first)]
 
@@ -382,25 +294,4 @@ def find_progress(session: Session, workload: str, size: str, level: str) -> tup
 
 
 def _find(session: Session, digests: list[str]) -> list[Row]:
-    return [row_of(values) for values in session.execute(_rows().where(Submission.sha256.in_(digests)))]
-
-
-def _rows() -> Select[*tuple[Any, ...]]:
-    columns: list[Any] = list(ROW_COLUMNS)
-    return select(*columns).join(Organisation, Organisation.slug == Submission.organisation_slug)
-
-
-def row_of(values: Sequence[Any], place: Place | None = None) -> Row:
-    """A row from the columns ROW_COLUMNS."""
-    named: dict[str, Any] = dict(zip(Row.__slots__, values, strict=False))
-    for name in ("organisation", "system", "accelerator"):
-        named[name] = clean(named[name] or "")
-    for name in ("precision", "edition", "size_class", "workload", "size", "level"):
-        named[name] = clean(named[name] or "", 100)
-    named["registered"] = bool(named["registered"])
-    named["published_at"] = named["published_at"] or ""
-    for name in ("num_devices", "num_nodes", "vflops"):
-        named[name] = named[name] or 0
-    for name in ("vflops_low", "vflops_high"):
-        named[name] = named["vflops"] if named[name] is None else named[name]
-    return Row(**named, place=place)
+    return [row_of(values) for values in session.execute(select_rows().where(Submission.sha256.in_(digests)))]

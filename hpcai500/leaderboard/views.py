@@ -29,8 +29,9 @@ from hpcai500.leaderboard.display import (
 from hpcai500.leaderboard.filters import Filters
 from hpcai500.leaderboard.history import ranking_of_2020
 from hpcai500.leaderboard.plots import PHONE_WIDTH, WIDTH, record_plot
-from hpcai500.leaderboard.ranking import OFFICIAL, PAGE_ROWS, Board, Row, row_of
+from hpcai500.leaderboard.ranking import OFFICIAL, PAGE_ROWS, Board
 from hpcai500.leaderboard.rendering import TITLES, Site, quality_name_of, title_of
+from hpcai500.leaderboard.rows import ROW_COLUMNS, Row, row_of
 from hpcai500.leaderboard.tables import SHOWN_STATES, Audit, Challenge, Organisation, Submission
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}\Z")
@@ -137,10 +138,7 @@ def find_shown(session: Session, sha256: str) -> tuple[Submission, Row]:
         )
     organisation = session.get_one(Organisation, found.organisation_slug)
     return found, row_of(
-        [
-            organisation.name if column is Organisation.name else getattr(found, column.key)
-            for column in ranking.ROW_COLUMNS
-        ]
+        [organisation.name if column is Organisation.name else getattr(found, column.key) for column in ROW_COLUMNS]
     )
 
 
