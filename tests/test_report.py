@@ -413,6 +413,13 @@ def test_a_path_with_nothing_to_report_on_is_an_error_in_a_sentence(name: str, t
         render(tmp_path / name)
 
 
+def test_a_submission_that_was_kept_for_its_form_has_a_report() -> None:
+    golden = Path(__file__).parent / "golden/format-1"
+    shown = Page(render_report([golden]))
+    assert [heading for heading in SECTIONS if heading not in shown.headings] == []
+    assert len(subject_of(golden).runs) == 3
+
+
 def test_a_report_is_the_same_each_time(recorded: Path) -> None:
     assert render(recorded) == render(recorded)
 
