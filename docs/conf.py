@@ -28,7 +28,6 @@ html_css_files = ["hpcai500.css"]
 autodoc_mock_imports = ["horovod", "nvidia", "mpi4py"]  # the pages are built where there is neither GPU nor MPI
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-python_maximum_signature_line_length = 100
 
 DOCS = Path(__file__).parent
 write_commands_page(DOCS / "commands.rst")
@@ -42,5 +41,23 @@ def readable_signature(_app, _what, _name, _obj, _options, signature, returns): 
     return (signature.replace("<factory>", "...") if signature else signature), returns
 
 
+ATTRIBUTES = {
+    'role="heading">': 'role="heading" aria-level="2">',
+    "<pre>": '<pre tabindex="0">',
+    '<div class="table-wrapper': '<div tabindex="0" class="table-wrapper',
+}
+
+
+def make_accessible(app, exception):  # type: ignore[no-untyped-def]
+    """What Sphinx leaves out for screen readers and keyboards: the level of captions, the focus of what scrolls."""
+    if exception is None and app.builder.format == "html":
+        for page in Path(app.outdir).glob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            for without, attributed in ATTRIBUTES.items():
+                text = text.replace(without, attributed)
+            page.write_text(text, encoding="utf-8")
+
+
 def setup(app):  # type: ignore[no-untyped-def]
     app.connect("autodoc-process-signature", readable_signature)
+    app.connect("build-finished", make_accessible)

@@ -40,7 +40,19 @@ def make_parser(prog: str, module: CommandModule | Any) -> argparse.ArgumentPars
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
+    _describe_sub_commands(parser)
     return parser
+
+
+def _describe_sub_commands(parser: argparse.ArgumentParser) -> None:
+    """Have a sub-command's help begin with the words by which its parent lists it, unless it has words of its own."""
+    for action in parser._actions:  # argparse has no public way to ask for sub-commands
+        if isinstance(action, argparse._SubParsersAction):
+            for listed in action._choices_actions:
+                part = action.choices[listed.dest]
+                if part.description is None and listed.help:
+                    part.description = f"{listed.help[0].upper()}{listed.help[1:]}."
+                _describe_sub_commands(part)
 
 
 def run_command(prog: str, module: CommandModule | Any, argv: list[str] | None = None) -> int:

@@ -93,6 +93,27 @@ def test_links_between_pages_lead_somewhere_and_nothing_is_fetched_from_elsewher
         assert [address for address in loaded if "hpcai500" not in address] == []
 
 
+@pytest.mark.browser
+def test_pages_are_accessible_and_fit_a_phone(site: Path) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        requests: list[str] = []
+        for scheme, width in (("light", 1440), ("dark", 390)):
+            page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+            page.on("request", lambda request: requests.append(request.url))
+            for name in ("index", "architecture", "api", "commands", "trouble"):
+                page.goto((site / f"{name}.html").as_uri())
+                found = Axe().run(page).response["violations"]
+                assert [one for one in found if one["impact"] in ("serious", "critical")] == [], f"{name}, {scheme}"
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert [request for request in requests if not request.startswith(("file:", "data:"))] == []
+
+
 def test_rules_and_findings_are_on_their_pages(site: Path) -> None:
     page = (site / "rules.html").read_text(encoding="utf-8")
     for workload in load_edition().workloads.values():
