@@ -100,6 +100,20 @@ def test_a_mistake_is_answered_in_a_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_a_report_is_written_anew_and_never_over_a_record(
+    forger: Forger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = forger.path.read_bytes()
+    for option in ("--output", "--csv", "--json"):
+        assert main(["report", str(forger.path), option, str(forger.path)]) == 2
+        assert "submission.json' exists and was not written by this command" in capsys.readouterr().err
+    assert forger.path.read_bytes() == before
+    written = [str(tmp_path / name) for name in ("a.html", "a.csv", "a.json")]
+    words = ["report", str(forger.path), "--output", written[0], "--csv", written[1], "--json", written[2]]
+    assert main(words) == 0
+    assert main(words) == 0
+
+
 def test_a_place_that_cannot_be_written_is_named(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
