@@ -24,6 +24,9 @@ JUDGE_HALF = (
     "hpcai500.flop_forms",
     "hpcai500.formats",
     "hpcai500.junit",
+    "hpcai500.leaderboard.archive",
+    "hpcai500.leaderboard.cli",
+    "hpcai500.leaderboard.client",
     "hpcai500.learning_rate",
     "hpcai500.ledger",
     "hpcai500.metrics",
@@ -56,6 +59,8 @@ HEAVY = (
     "rich",
     "jsonschema",
     "submitit",
+    "sqlalchemy",
+    "fastapi",
 )
 RUN_HALF = ("comm", "pipelines", "models", "workloads", "engine", "train", "system", "collector", "flop", "launch")
 RUN_HALF += ("replay",)
@@ -67,4 +72,11 @@ def test_the_judge_half_imports_neither_heavy_libraries_nor_the_run_half(module:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert module in loaded
     unwanted = {*HEAVY, *(f"hpcai500.{name}" for name in RUN_HALF)}
+    assert unwanted.intersection(loaded) == set()
+
+
+def test_a_boards_server_imports_nothing_of_the_run_half() -> None:
+    code = "import sys, hpcai500.leaderboard.operating, hpcai500.leaderboard.judge; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    unwanted = {"torch", "h5py", "mpi4py", "horovod", "nvidia", *(f"hpcai500.{name}" for name in RUN_HALF)}
     assert unwanted.intersection(loaded) == set()
