@@ -217,7 +217,7 @@ def test_what_is_not_published_is_seen_nowhere(open_board: OpenBoard, tmp_path: 
 )
 def test_what_is_not_there_has_a_page_that_says_so(client: httpx.Client, address: str) -> None:
     page = read(client, address, 404)
-    assert "There is nothing at this address" in page.text
+    assert "Not found" in page.text
     assert "/" in page.links()
 
 

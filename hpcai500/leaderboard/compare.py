@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcai500.leaderboard.display import NO_VALUE, duration, flat, plain_fact, quality, with_unit
+from hpcai500.leaderboard.display import NO_VALUE, Unit, flat, plain_fact, quality, time_unit_of, unit_of
 from hpcai500.leaderboard.rows import Row
 
 LEAST, MOST = 2, 6
@@ -42,22 +42,25 @@ def compare(rows: Sequence[Row], facts: Sequence[dict[str, Any]]) -> Comparison:
 
 
 def _figures(rows: Sequence[Row], *, has_ratio: bool) -> list[tuple[str, tuple[str, ...]]]:
-    def column(name: str, texts: list[str]) -> tuple[str, tuple[str, ...]]:
-        return name, tuple(texts)
+    """Figures with one unit for all of a kind, so that they can be compared at a glance."""
 
-    figures = [
-        column("VFLOPS", [with_unit(row.vflops) for row in rows]),
-        column("95 % interval", [f"{with_unit(row.vflops_low)} to {with_unit(row.vflops_high)}" for row in rows]),
-    ]
+    def shown(name: str, values: Sequence[float | None], unit: Unit) -> tuple[str, tuple[str, ...]]:
+        return name, tuple(unit.with_name(value) for value in values)
+
+    unit = unit_of(row.vflops for row in rows)
+    ranges = [f"{unit.shown(row.vflops_low)} to {unit.with_name(row.vflops_high)}" for row in rows]
+    figures = [shown("VFLOPS", [row.vflops for row in rows], unit), ("95 % interval", tuple(ranges))]
     if has_ratio:
-        figures.append(column("VFLOPS, times the first", [_ratio(row, rows[0]) for row in rows]))
+        figures.append(("VFLOPS, times the first", tuple(_ratio(row, rows[0]) for row in rows)))
+    per_device, per_w = [row.vflops_per_device for row in rows], [row.vflops_per_w for row in rows]
+    times_s, energies_j = [row.wall_s for row in rows], [row.energy_j for row in rows]
     return [
         *figures,
-        column("VFLOPS per device", [with_unit(row.vflops_per_device) for row in rows]),
-        column("VFLOPS per watt", [with_unit(row.vflops_per_w, "flop/s/W") for row in rows]),
-        column("Quality", [quality(row.achieved_quality) for row in rows]),
-        column("Time", [duration(row.wall_s) for row in rows]),
-        column("Energy of the devices", [with_unit(row.energy_j, "J") for row in rows]),
+        shown("VFLOPS per device", per_device, unit_of(per_device)),
+        shown("VFLOPS per watt", per_w, unit_of(per_w, "flop/s/W")),
+        ("Quality", tuple(quality(row.achieved_quality) for row in rows)),
+        shown("Time", times_s, time_unit_of(times_s)),
+        shown("Energy of the devices", energies_j, unit_of(energies_j, "J")),
     ]
 
 

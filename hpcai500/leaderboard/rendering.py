@@ -19,7 +19,7 @@ from hpcai500.leaderboard import display
 from hpcai500.leaderboard.plots import interval_bar
 
 TEMPLATES = Path(__file__).parent / "templates"
-TITLES = {404: "There is nothing at this address", 503: "The board cannot answer now"}
+TITLES = {404: "Not found", 503: "The board cannot answer now"}
 STATIC = Path(__file__).parent / "static"
 
 
