@@ -14,6 +14,7 @@ import pytest
 from doc_blocks import PAGES, ROOT, Block, blocks_of, inline_commands, problems_of_line, unknown_options
 
 from hpcai500.launch.site import TAKES, find_site
+from hpcai500.leaderboard.client import find_token
 from hpcai500.register.trusted import find_trusted_keys
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -93,6 +94,16 @@ def test_toml_is_read_by_the_reader_it_is_meant_for(
     elif keys & {"issuers", "signers"}:
         trusted = find_trusted_keys(file)
         assert trusted.issuers or trusted.signers
+    elif "tokens" in keys:
+        config = tmp_path / "hpcai500/leaderboard.toml"
+        config.parent.mkdir()
+        config.write_text(block.text, encoding="utf-8")
+        config.chmod(0o600)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        monkeypatch.delenv("HPCAI500_TOKEN", raising=False)
+        assert find_token("https://board.example").startswith("hpcai500_")
+    else:
+        pytest.fail("nothing of hpcai500 reads such TOML")
 
 
 @pytest.mark.parametrize("block", of_language("json"), ids=place)
