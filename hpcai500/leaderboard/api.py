@@ -93,7 +93,7 @@ def _accounts(board: Board) -> Callable[[str | None], Callable[..., Account | No
         ) -> Account | None:
             if bearer is None and scope is None:
                 return None
-            found = _authenticate(board, request, bearer.credentials if bearer else "")
+            found = authenticate_request(board, request, bearer.credentials if bearer else "")
             if scope is not None and scope not in found.scopes:
                 scopes = ", ".join(sorted(found.scopes)) or "nothing"
                 raise Refused(403, f"the token is for {scopes}, and this needs {scope}; ask the operator for one")
@@ -104,7 +104,13 @@ def _accounts(board: Board) -> Callable[[str | None], Callable[..., Account | No
     return asking
 
 
-def _authenticate(board: Board, request: Request, token: str) -> Account:
+def authenticate_request(board: Board, request: Request, token: str) -> Account:
+    """The account of a token; who guesses at tokens, or asks too often with one, is refused.
+
+    Raises:
+        TokenRefusedError: the token is none, or one that is unknown, expired or revoked.
+        Refused: too many questions.
+    """
     address = address_of(request.scope)
     with board.database.session() as session:
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module, resources
-from importlib.util import find_spec
+from functools import partial
+from importlib import resources
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from hpcai500.leaderboard import api
+from hpcai500.leaderboard import api, challenge_page, pages
 from hpcai500.leaderboard.answers import add_answers
 from hpcai500.leaderboard.board import Board, BoardConfig
 from hpcai500.leaderboard.headers import Headed
@@ -45,8 +45,8 @@ def create_app(config: BoardConfig) -> FastAPI:
     )
     app.state.board = board
     app.include_router(api.router(board))
-    if find_spec("hpcai500.leaderboard.pages") is not None:
-        app.include_router(import_module("hpcai500.leaderboard.pages").router(board.database, board.storage))
+    app.include_router(pages.router(board.database, board.storage))
+    app.include_router(challenge_page.router(board, partial(api.authenticate_request, board)))
     app.mount("/static", StaticFiles(directory=str(resources.files("hpcai500.leaderboard") / "static")), "static")
     add_answers(app)
     app.add_middleware(Limited, rate=board.address_rate)
