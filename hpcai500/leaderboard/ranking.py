@@ -20,10 +20,12 @@ from sqlalchemy.orm import Session
 from hpcai500.leaderboard.display import clean
 from hpcai500.leaderboard.filters import Filters
 from hpcai500.leaderboard.rows import Dot, Place, Row, row_of, select_rows
-from hpcai500.leaderboard.tables import RANKED_STATES, SHOWN_STATES, Submission
+from hpcai500.leaderboard.tables import RANKED_STATES, SHOWN_STATES, STATES, WITHDRAWN, Submission
 
 OFFICIAL = "official"
 PAGE_ROWS = 50
+HIDDEN_STATES = tuple(state for state in STATES if state not in SHOWN_STATES)
+"""For "not in": an "in" makes SQLite take the index of states where another gives the order that is wanted."""
 MAX_TIED = 100_000  # rows of which places are worked out
 
 
@@ -240,7 +242,7 @@ def list_boards(session: Session) -> list[BoardSummary]:
     names = (Submission.workload, Submission.size, Submission.level)
     found = session.execute(
         select(*names, func.count())
-        .where(Submission.state.in_(SHOWN_STATES), (Submission.size != OFFICIAL) | Submission.rankable.is_(True))
+        .where(Submission.state.not_in(HIDDEN_STATES), (Submission.size != OFFICIAL) | Submission.rankable.is_(True))
         .group_by(*names)
     ).all()
     ordered = sorted(found, key=lambda row: (row[1] != OFFICIAL, row[1], row[0], row[2]))
@@ -260,9 +262,10 @@ def find_leader(session: Session, workload: str, size: str, level: str) -> Row |
 
 def list_newest(session: Session, limit: int = 10) -> list[Row]:
     """What was published last, of all boards."""
-    shown = Submission.state.in_(RANKED_STATES)
-    asked = select_rows().where(shown).order_by(Submission.published_at.desc(), Submission.sha256).limit(limit)
-    return [row_of(values) for values in session.execute(asked)]
+    ranked = Submission.state.not_in((*HIDDEN_STATES, WITHDRAWN))
+    asked = select_rows().where(ranked, Submission.published_at.is_not(None))
+    newest_first = asked.order_by(Submission.published_at.desc(), Submission.sha256)
+    return [row_of(values) for values in session.execute(newest_first.limit(limit))]
 
 
 def list_of_system(session: Session, organisation_slug: str, system_slug: str) -> list[Row]:

@@ -99,5 +99,10 @@ def quality_name_of(workload: str) -> str:
     return known.quality if known else "quality"
 
 
+def level_names() -> list[str]:
+    """The levels of the rules."""
+    return sorted({level for workload in load_edition().workloads.values() for level in workload.levels})
+
+
 def _workload(name: str) -> Workload | None:
     return load_edition().workloads.get(name)

@@ -98,7 +98,7 @@ class Submission(Base):
     publish: Mapped[bool]  # as soon as it is verified
     uploaded_at: Mapped[str] = mapped_column(String(20))
     verified_at: Mapped[str | None] = mapped_column(String(20))
-    published_at: Mapped[str | None] = mapped_column(String(20))
+    published_at: Mapped[str | None] = mapped_column(String(20), index=True)
     # Which server verifies it, and until when it may be believed to be alive
     claimed_by: Mapped[str | None] = mapped_column(String(64))
     claimed_until: Mapped[str | None] = mapped_column(String(20))

@@ -163,6 +163,7 @@ def _submission() -> None:
         unique=False,
     )
     op.create_index(op.f("ix_submission_organisation_slug"), "submission", ["organisation_slug"], unique=False)
+    op.create_index(op.f("ix_submission_published_at"), "submission", ["published_at"], unique=False)
     op.create_index(op.f("ix_submission_state"), "submission", ["state"], unique=False)
     op.create_index(op.f("ix_submission_ticket_sha256"), "submission", ["ticket_sha256"], unique=False)
 
