@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from hpcai500.edition import load_edition
+from hpcai500.leaderboard.operating import listen
 
 COMMAND = (sys.executable, "-m", "hpcai500", "leaderboard")
 
@@ -43,7 +43,7 @@ def vary(submission: Path, folder: Path, submitter: str) -> Path:
 @contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """The address at which an application answers over HTTP, in a thread of this process."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

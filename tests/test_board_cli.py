@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from hpcai500.__main__ import main
 from hpcai500.leaderboard.backup import TABLES, back_up, restore
 from hpcai500.leaderboard.client import CONFIG_NAME
 from hpcai500.leaderboard.database import Database
+from hpcai500.leaderboard.operating import listen
 from hpcai500.leaderboard.storage import ARCHIVE, Storage
 from hpcai500.leaderboard.tables import Audit, Submission
 from hpcai500.register.keys import config_folder
@@ -192,6 +194,13 @@ def test_operators_are_told_what_is_not_possible(board: ServedBoard, run: Run, t
     assert "there is no token 'x'" in run("admin", "token", "revoke", "x", "--folder", board.folder, status=2)
     (tmp_path / "file").write_text("")
     assert "cannot be used" in run("serve", "--folder", tmp_path / "file", status=2)
+
+
+def test_short_answers_are_not_held_back() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_revoked_token_does_not_count_any_more(

@@ -1,0 +1,110 @@
+"""How long a board of 10,000 made-up submissions takes for its pages, over HTTP, on SQLite and PostgreSQL.
+
+    python benchmarks/leaderboard.py [--submissions 10000] [--requests 40] [--quick]
+
+A server process answers one request after the other over loopback; time is from the request to the last byte, size is
+that of the answer's body as it goes over the wire. PostgreSQL is started in a temporary folder if it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from report import machine, spread
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from board_rows import add_organisations, make_submission
+from boards import serving
+from postgresql import PostgresqlServer, find_programs
+
+from hpcai500.leaderboard.app import create_app
+from hpcai500.leaderboard.board import BoardConfig
+from hpcai500.leaderboard.database import Database
+
+BOARD = "/boards/resnet50/official/free"
+PAGES = {
+    "start": "/",
+    "ranking": BOARD,
+    "ranking, filtered": f"{BOARD}?precision=bf16&accelerator=NVIDIA+H100+80GB+HBM3&energy=1",
+    "record progression": "/history/resnet50/official/free",
+    "CSV": f"{BOARD}.csv",
+}
+BATCH = 500
+
+
+def fill(url: str, number: int) -> None:
+    database = Database(url)
+    with database.writing() as session:
+        add_organisations(session)
+        for start in range(0, number, BATCH):
+            session.add_all(make_submission(one) for one in range(start, min(start + BATCH, number)))
+            session.flush()
+            session.expunge_all()
+    database.close()
+
+
+def ask(url: str, path: str, requests: int) -> tuple[list[float], int]:
+    """Milliseconds of each request but the first, and bytes of the answer."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
+    times_ms, size_bytes = [], 0
+    for _ in range(requests + 1):
+        begin_s = time.perf_counter()
+        connection.request("GET", path, headers={"Accept": "text/html", "Accept-Encoding": "gzip"})
+        answer = connection.getresponse()
+        size_bytes = len(answer.read())
+        times_ms.append(1000 * (time.perf_counter() - begin_s))
+        assert answer.status == 200, (path, answer.status)
+    connection.close()
+    return times_ms[1:], size_bytes
+
+
+def measure(name: str, url: str, args: argparse.Namespace) -> None:
+    fill(url, args.submissions)
+    with tempfile.TemporaryDirectory() as folder:
+        config = BoardConfig(folder=Path(folder), database_url=url, num_workers=0, requests_per_minute=10**7)
+        with serving(create_app(config)) as address:
+            for page, path in PAGES.items():
+                times_ms, size_bytes = ask(address, path, args.requests)
+                print(f"{name:12} {page:20} {spread(times_ms, 'ms'):36} {size_bytes / 1000:8.1f} KB", flush=True)
+
+
+@contextmanager
+def urls() -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"SQLite": f"sqlite:///{folder}/board.db"}
+        if find_programs() is None:
+            print("there is no PostgreSQL here; SQLite alone")
+            yield found
+            return
+        server = PostgresqlServer()
+        try:
+            yield found | {"PostgreSQL": server.fresh_url()}
+        finally:
+            server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--submissions", type=int, default=10_000, help="rows (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=40, help="of each page (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="200 submissions and 3 requests, to see that it works")
+    args = parser.parse_args()
+    if args.quick:
+        args.submissions, args.requests = 200, 3
+    print(f"{machine()}\n{args.submissions:,} submissions; median (least .. greatest) of {args.requests} requests")
+    with urls() as found:
+        for name, url in found.items():
+            measure(name, url, args)
+
+
+if __name__ == "__main__":
+    main()
