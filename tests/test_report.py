@@ -156,7 +156,8 @@ def test_an_invalid_submission_has_a_report_with_its_findings(forger: Forger) ->
 
     forger.edit_json(forger.run() / "result.json", lie)
     shown = page(forger.path).text
-    assert "INVALID" in shown
+    assert "INVALID 2 findings . It proves nothing." in shown
+    assert "An invalid submission has no score" in shown
     assert "figures.result" in shown or "form.files" in shown
     assert "expected" in shown
     assert "What to do:" in shown

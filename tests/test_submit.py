@@ -48,6 +48,8 @@ def submission(smoke_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     done = submit("--data", smoke_data, "--ranks", 2, "--runs", 2, "--output", folder)
     assert done.returncode == 0, done.stderr
     assert "VALID" in done.stdout
+    assert "report.html" in done.stdout.splitlines()[-1]
+    assert (folder / "report.html").stat().st_size > 10_000
     return folder / "submission.json"
 
 
