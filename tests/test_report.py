@@ -20,10 +20,9 @@ from report_pages import Page
 
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import RunOpen, Window
-from hpcai500.formats import RunConfig, System, read_config
+from hpcai500.formats import read_config
 from hpcai500.record import RunRecord, Segment, read_segments
 from hpcai500.report.amounts import flops_text, quality_text, seconds_text
-from hpcai500.report.machine import describe_machine
 from hpcai500.report.page import render_report, render_subjects
 from hpcai500.report.run_figures import figures_of, percentiles
 from hpcai500.report.subject import Subject, read_subject
@@ -343,67 +342,6 @@ def test_two_thousand_ranks_make_a_small_page_that_names_the_straggler(recorded:
 def test_percentiles_are_those_of_a_line_through_the_values() -> None:
     assert percentiles([4.0, 0.0, 1.0, 2.0, 3.0]) == (0.0, 0.2, 1.0, 2.0, 3.0, 3.8, 4.0)
     assert percentiles([7.0]) == (7.0,) * 7
-
-
-def machine_of(device: str, precision: str, accelerators: list[str]) -> Any:
-    system = record_system(accelerators)
-    config = msgspec.convert(
-        {
-            "run_id": "a", "workload": "resnet50", "level": "free", "size": "smoke", "edition": "0", "seed": 1,
-            "rules_sha256": "0" * 64, "num_ranks": 8, "num_nodes": 2, "device": device,
-            "data": {"path": "a", "dataset_sha256": "0" * 64, "source": "a"}, "settings": {"precision": precision},
-        },
-        RunConfig,
-    )  # fmt: skip
-    return describe_machine(config, system, EDITION)
-
-
-def record_system(accelerators: list[str]) -> System:
-    from recording import SYSTEM
-
-    node: dict[str, Any] = SYSTEM["nodes"][0]  # type: ignore[assignment, index]
-    cards = [{"name": name, "memory_bytes": 1 << 36} for name in accelerators]
-    nodes = [node | {"host": host, "accelerators": cards} for host in ("a", "b")]
-    return msgspec.convert(SYSTEM | {"nodes": nodes}, System)
-
-
-def test_the_peak_is_that_of_the_rules_or_said_to_be_unknown() -> None:
-    card = "NVIDIA H100 80GB HBM3"
-    known = machine_of("cuda", "bf16", [card] * 4)
-    assert (known.num_devices, known.peak_flops, known.is_peak) == (8, 989.4e12, True)
-    assert known.peak_name == "dense bf16 peak"
-    assert machine_of("cuda", "fp32", [card]).peak_name == "dense tf32 peak, which the rules allow for fp32 products"
-    unknown = machine_of("cuda", "bf16", ["A card of tomorrow"])
-    assert unknown.peak_flops is None
-    assert unknown.not_known[0].startswith("The dense peak of A card of tomorrow is not in rules/devices.toml")
-    assert machine_of("cuda", "bf16", [card, "NVIDIA A100-SXM4-80GB"]).peak_flops is None
-    processors = machine_of("cpu", "fp32", [])
-    assert (processors.num_devices, processors.is_peak) == (2, False)
-    assert processors.peak_flops == EDITION.processors.flops_bound(["avx2"], "fp32") * 2
-
-
-def test_mfu_stands_beside_the_score_with_its_peak(tmp_path: Path) -> None:
-    path = record_submission(tmp_path, size="official", level="hardware", num_runs=1)
-    subject = subject_of(path)
-    result = subject.runs[0].result
-    assert subject.machine is not None
-    assert result.flops is not None
-    assert subject.machine.mfu(result) == pytest.approx(result.flops / (2 * 989.4e12))
-    assert "of 2 x 989.4 TFLOPS dense bf16 peak" in Page(render_subjects([subject])).text
-
-
-def test_energy_is_shown_with_what_it_is_of(forger: Forger) -> None:
-    def measure(lines: list[dict[str, Any]]) -> None:
-        place = next(number for number, line in enumerate(lines) if line["event"] == "clock_stop")
-        value = {"source": "rapl", "num_devices": 1, "energy_j": 1000.0, "duration_ns": 10**10, "num_readings": 9}
-        lines.insert(place + 1, lines[place] | {"event": "energy", "value": value})
-
-    for number in (1, 2):
-        forger.edit_lines(measure, number=number)
-    run = subject_of(forger.path).runs[0]
-    assert [(one.power_w, one.num_nodes) for one in run.energy] == [(100.0, 1)]
-    shown = page(forger.path).text
-    assert "processor packages (RAPL), without their memory 1 on 1 of 1 nodes 1 kJ 100 W" in shown
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "text"])
