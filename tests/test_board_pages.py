@@ -9,11 +9,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from board_rows import audit, make_board, make_submission
 from board_server import client_of, opening_boards
 
+from hpcai500.leaderboard.display import with_unit
+from hpcai500.leaderboard.entries import read_entry
 from hpcai500.leaderboard.tables import Challenge
+from hpcai500.verify import verify_submission
 
 OpenBoard = Callable[..., httpx.Client]
 BOARD = "/boards/resnet50/official/free"
@@ -165,6 +169,38 @@ def test_a_submission_shows_all_that_is_known_of_it(client: httpx.Client) -> Non
         assert part in page.text, part
     for name in ("report", "verdict.json", "archive"):
         assert f"/submissions/{sha256}/{name}" in page.links()
+
+
+def plain(vflops: float) -> str:
+    return with_unit(vflops).replace("\u00a0", " ")
+
+
+@pytest.mark.usefixtures("edition_of_recorded")
+def test_a_real_submission_is_shown_with_what_the_verifier_found(
+    open_board: OpenBoard, tmp_path: Path, recorded: Path
+) -> None:
+    verdict = verify_submission(recorded)
+    entry = msgspec.structs.asdict(read_entry(recorded, verdict))
+    row = make_submission(1, **entry, registration="unregistered")
+    client = open_board(tmp_path, row)
+    assert verdict.summary is not None
+    page = read(client, f"/submissions/{row.sha256}")
+    for part in (
+        "Practice size, never compared",
+        plain(verdict.summary.vflops),
+        f"{verdict.summary.num_completed} of {verdict.summary.num_runs} runs completed",
+        "A processor",
+        "An operating system",
+        "torch 2.13.0",
+        "batch size per rank 16",
+    ):
+        assert part in page.text, part
+    assert (
+        len(re.findall(r"<tr><th scope=\"row\" class=\"number\">", client.get(f"/submissions/{row.sha256}").text)) == 2
+    )
+    assert f"smoke size · 1 submission {plain(verdict.summary.vflops)}" in read(client, "/").text
+    board = read(client, "/boards/resnet50/smoke/free")
+    assert "1 submission" in board.text
 
 
 def test_a_withdrawn_submission_stays_with_its_reason(client: httpx.Client) -> None:
