@@ -19,7 +19,7 @@ def note(session: Session, actor: str, action: str, subject: str, detail: str = 
         actor: slug of an organisation, OPERATOR or SERVER.
         action: in the past tense.
         subject: address of a submission, slug of an organisation, id of an upload.
-        detail: in a sentence; the public sees it.
+        detail: in a sentence; of a submission that is shown everybody sees it.
     """
     row = Audit(at=utc_text(), actor=actor, action=action, subject=subject[:100], detail=detail[:MAX_DETAIL])
     session.add(row)

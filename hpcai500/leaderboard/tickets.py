@@ -87,7 +87,7 @@ def judge_ticket(
         return False, describe_registration(signed, trusted)
     sha256 = ticket_sha256(ticket)
     if ticket.issuer_key == board:
-        kept = session.get(Ticket, sha256)
+        kept = session.get(Ticket, sha256, with_for_update=True)  # of two submissions with it one is looked at first
         if kept is None:
             return False, f"{UNREGISTERED}: its ticket bears this board's signature and is not in its register"
         is_own = kept.organisation_slug == row.organisation_slug
