@@ -22,11 +22,17 @@ from hpcai500.leaderboard.tables import Submission
 BROWSER = {"Accept": "text/html,*/*"}  # who asks for pages
 
 
-def make_app(database: Database, storage: Storage) -> FastAPI:
+def make_app(database: Database, storage: Storage, public_url: str | None = None) -> FastAPI:
     """The real application, without workers, which lets tests ask as often as they like."""
     url = database.url.render_as_string(hide_password=False)
     return create_app(
-        BoardConfig(folder=storage.folder, database_url=url, num_workers=0, requests_per_minute=10_000_000)
+        BoardConfig(
+            folder=storage.folder,
+            database_url=url,
+            num_workers=0,
+            requests_per_minute=10_000_000,
+            public_url=public_url,
+        )
     )
 
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import httpx
 import pytest
-from board_rows import make_submission
-from board_server import opening_boards
+from board_rows import make_board, make_submission
+from board_server import make_app, opening_boards, serving
 
 from hpcai500.leaderboard.feeds import COLUMNS, safe_cell
 
@@ -95,6 +95,17 @@ def test_the_feed_has_absolute_links_and_names_that_last(client: httpx.Client) -
         assert link.get("href") == f"{client.base_url}/submissions/{sha256}"
         assert client.get(f"/submissions/{sha256}").status_code == 200
         assert entry.findtext(f"{ATOM}author/{ATOM}name")
+
+
+def test_a_board_behind_a_proxy_says_where_people_find_it(tmp_path: Path) -> None:
+    database, storage = make_board(tmp_path, make_submission(1))
+    with serving(make_app(database, storage, "https://board.example")) as address:
+        feed = ElementTree.fromstring(httpx.get(f"{address}/feed.atom").text)
+        about = httpx.get(f"{address}/about").text
+    links = [str(link.get("href")) for link in feed.iter(f"{ATOM}link")]
+    assert len(links) == 3
+    assert all(link.startswith("https://board.example/") for link in links)
+    assert "--to https://board.example<" in about
 
 
 def test_markup_in_a_name_stays_text_in_the_feed(open_board: OpenBoard, tmp_path: Path) -> None:

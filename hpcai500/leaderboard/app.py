@@ -43,7 +43,7 @@ def create_app(config: BoardConfig) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.board = board
+    app.state.board, app.state.public_url = board, config.public_url
     app.include_router(api.router(board))
     app.include_router(pages.router(board.database, board.storage))
     app.include_router(challenge_page.router(board, partial(api.authenticate_request, board)))

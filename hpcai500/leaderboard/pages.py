@@ -38,7 +38,13 @@ class Sessions(Protocol):
 def site_of(request: Request, storage: Files) -> Site:
     """The board as this request sees it: below the path at which a proxy serves it."""
     root = str(request.scope.get("root_path", "")).rstrip("/")
-    return Site(storage, lambda address: root + address, own_url=str(request.base_url).rstrip("/"))
+    return Site(storage, lambda address: root + address, own_url=own_url_of(request))
+
+
+def own_url_of(request: Request) -> str:
+    """Where people find the board, without a slash at its end: as its operator says, else as they asked."""
+    public_url: str | None = getattr(request.app.state, "public_url", None)
+    return public_url or str(request.base_url).rstrip("/")
 
 
 def missing(request: Request, storage: Files, problem: str = NOTHING_HERE) -> HTMLResponse:
@@ -159,7 +165,7 @@ def router(database: Sessions, storage: Files) -> APIRouter:
     def atom(request: Request) -> Response:
         with database.session() as session:
             rows = ranking.list_newest(session, NUM_NEWEST)
-        base = str(request.base_url).rstrip("/")
+        base = own_url_of(request)
         return Response(feeds.as_atom(rows, lambda address: base + address), media_type="application/atom+xml")
 
     return pages
