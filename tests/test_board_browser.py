@@ -223,6 +223,7 @@ PAGES = {
     "wrong filter": f"{BOARD}?year=x&sort=time&nodes_min=128",
     "submission": f"/submissions/{make_submission(7).sha256}",
     "withdrawn": f"/submissions/{make_submission(3).sha256}",
+    "challenge": f"/submissions/{make_submission(1).sha256}/challenge",
     "system": "/systems/alpine/matterhorn",
     "history": "/history/resnet50/official/free",
     "2020": "/history/2020",
