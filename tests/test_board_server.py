@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,14 +187,44 @@ def test_a_full_disk_keeps_what_is_there_and_goes_on(serve: Callable[..., Served
     token = board.make_token()
     _, most = resource.prlimit(board.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(board.process.pid, resource.RLIMIT_FSIZE, (1 << 20, most))  # EFBIG comes as ENOSPC would
-    with pytest.raises(BoardError, match="disk is full"):
-        upload(board.url, token, large)
-    client = BoardClient(board.url, token, sleep=quick)
-    assert client.ask("POST", "/api/uploads", form_of(large)).content["offset"] == 1 << 20
+    there = check_full(board, token, large)
+    assert there == 1 << 20
     resource.prlimit(board.process.pid, resource.RLIMIT_FSIZE, (most, most))
+    check_resumed(board, token, large, there)
+
+
+def test_a_disk_that_is_truly_full_likewise(serve: Callable[..., ServedBoard], large: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "board"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a small disk can be mounted by root alone, outside of containers that forbid it")
+    try:
+        board = serve()
+        token = board.make_token()
+        there = check_full(board, token, large)
+        assert 0 < there < 2 << 20
+        subprocess.run(["mount", "-o", "remount,size=30m", folder], check=True)
+        check_resumed(board, token, large, there)
+        board.stop()
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def check_full(board: ServedBoard, token: str, archive: Path) -> int:
+    """The upload is refused in a sentence; returns how much of it is there."""
+    with pytest.raises(BoardError, match="disk is full"):
+        upload(board.url, token, archive)
+    [path] = (board.folder / "uploads").iterdir()
+    return path.stat().st_size
+
+
+def check_resumed(board: ServedBoard, token: str, archive: Path, there: int) -> None:
+    """The same upload goes on from what is there, and is verified."""
     done: list[int] = []
-    answer = client.send(large, form_of(large), lambda there, total: done.append(there))
-    assert done[0] == 1 << 20
+    client = BoardClient(board.url, token, sleep=quick)
+    answer = client.send(archive, form_of(archive), lambda sent, total: done.append(sent))
+    assert done[0] == there
     assert state_of(client, answer["sha256"]) == "published"
 
 
