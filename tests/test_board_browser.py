@@ -254,9 +254,12 @@ def test_exported_files_filter_in_the_browser(
     export_board(*board, tmp_path / "out")
     page = open_page(f"{BOARD}/index.html", root=f"file://{tmp_path / 'out'}")
     assert len(ranks(page)) == 40
+    like_above = page.locator("table.board .mark.plain:visible")
+    assert like_above.count() > 0
     page.get_by_label("Accelerator").fill("h100")
     wait_for_status(page, "of 40 submissions on this page; ranks are those of the whole board")
     assert accelerators(page) == {"NVIDIA H100 80GB HBM3"}
+    assert like_above.count() == 0  # the rows above are hidden
     page.get_by_label("Precision", exact=True).select_option("fp32")
     wait_for_status(page, "take away a filter")
     page.locator("a[data-sort=time]").click()

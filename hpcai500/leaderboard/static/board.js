@@ -78,6 +78,7 @@
     const found = words();
     const all = rows();
     for (const row of all) row.hidden = !isWanted(row, found);
+    document.body.classList.toggle("narrowed", [...found].length > 0); // rows above are others then
     const left = all.filter((row) => !row.hidden).length;
     const status = document.getElementById("status");
     status.dataset.whole = status.dataset.whole || status.textContent.trim();
