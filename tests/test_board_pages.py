@@ -248,6 +248,8 @@ def test_what_is_not_published_is_seen_nowhere(open_board: OpenBoard, tmp_path: 
         "/boards/%3Cscript%3E/official/free.csv",
         "/history/resnet50/official/%00",
         "/systems/alpine/nothing",
+        "/systems/alpine/%00",
+        "/systems/%F0%9F%92%A5/matterhorn",
         f"/compare?submission=x&submission={'0' * 64}",
     ],
 )
@@ -365,3 +367,6 @@ def test_pages_on_postgresql_are_those_on_sqlite(
         assert answer.status_code == 200, address
         there, here = str(other.base_url).rstrip("/"), str(client.base_url).rstrip("/")
         assert answer.text.replace(there, here) == client.get(address).text, address
+    for address in ("/systems/alpine/%00", "/boards/resnet50/%00/free", "/submissions/%00"):
+        read(other, address, 404)
+    read(other, f"{BOARD}?accelerator=%00&precision=%00&edition=%ff&year=%00")

@@ -223,6 +223,7 @@ def system_page(session: Session, site: Site, organisation_slug: str, system_slu
     Raises:
         NoSuchPageError: there is none.
     """
+    check_names(organisation_slug, system_slug)
     rows = ranking.list_of_system(session, organisation_slug, system_slug)
     if not rows:
         raise NoSuchPageError("No system of that name has a published submission.")
