@@ -33,7 +33,7 @@ BOARD = "/boards/resnet50/official/free"
 PAGES = {
     "start": "/",
     "ranking": BOARD,
-    "ranking, filtered": f"{BOARD}?precision=bf16&accelerator=NVIDIA+H100+80GB+HBM3&energy=1",
+    "ranking, filtered": f"{BOARD}?precision=bf16&accelerator=NVIDIA+GH200+480GB&energy=1",
     "record progression": "/history/resnet50/official/free",
     "CSV": f"{BOARD}.csv",
 }
