@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpcai500.edition import load_edition
 from hpcai500.errors import RecordError
 from hpcai500.formats import SignedTicket, Submission, read_record
 from hpcai500.leaderboard.archive import unpack
@@ -30,7 +31,9 @@ from hpcai500.leaderboard.entries import Entry, read_entry
 from hpcai500.leaderboard.storage import write_whole
 from hpcai500.plain_files import MAX_FILE_BYTES
 from hpcai500.register.trusted import TrustedKeys
-from hpcai500.verdict import errors_of, printable, verdict_form
+from hpcai500.report.page import render_subjects
+from hpcai500.report.subject import read_subject
+from hpcai500.verdict import Verdict, errors_of, printable, verdict_form
 from hpcai500.verify import verify_submission
 
 OUTCOME = "outcome.json"
@@ -117,33 +120,36 @@ def _read_outcome(folder: Path, exit_code: int) -> Outcome:
     raise OSError(f"the judge failed with exit code {exit_code} ({printable(log[-500:])})")
 
 
-def look_at(archive: Path, folder: Path, trusted: TrustedKeys) -> Outcome:
-    """Unpack and verify; write verdict.json. What is wrong with the archive is in the outcome."""
+def look_at(archive: Path, folder: Path, trusted: TrustedKeys) -> tuple[Outcome, Verdict | None]:
+    """Unpack and verify; write verdict.json.
+
+    Returns:
+        The outcome, in which stands what is wrong with the archive; the verdict on a valid submission.
+    """
     try:
         submission = unpack(archive, folder / "submission")
     except RecordError as error:
-        return Outcome(problem=printable(str(error)))
+        return Outcome(problem=printable(str(error))), None
     sha256 = hashlib.sha256(submission.read_bytes()).hexdigest()
     try:
         verdict = verify_submission(submission, trusted=trusted)
     except RecordError as error:
-        return Outcome(submission_sha256=sha256, problem=printable(str(error.__cause__ or error)))
+        return Outcome(submission_sha256=sha256, problem=printable(str(error.__cause__ or error))), None
     form = msgspec.json.encode(verdict_form(verdict, "submission.json"))
     write_whole(folder / "verdict.json", msgspec.json.format(form, indent=2) + b"\n")
     if not verdict.valid:
         first, *more = errors_of(verdict.findings)
         others = f" and {len(more):,} more findings" if len(more) > 1 else " and one more finding" if more else ""
-        return Outcome(submission_sha256=sha256, problem=printable(f"it is not valid: {first}{others}"))
-    entry = read_entry(submission, verdict)
-    return Outcome(submission_sha256=sha256, entry=entry, ticket=read_record(submission, Submission).ticket)
+        return Outcome(submission_sha256=sha256, problem=printable(f"it is not valid: {first}{others}")), None
+    ticket = read_record(submission, Submission).ticket
+    return Outcome(submission_sha256=sha256, entry=read_entry(submission, verdict), ticket=ticket), verdict
 
 
-def _write_report(folder: Path, trusted: TrustedKeys) -> None:
+def _write_report(folder: Path, verdict: Verdict) -> None:
     """The report is for people; a submission is no less valid where it cannot be drawn, which the log tells."""
     try:
-        from hpcai500.report.page import render_report
-
-        page = render_report([folder / "submission" / "submission.json"], trusted=trusted)
+        submission = folder / "submission" / "submission.json"
+        page = render_subjects([read_subject(submission, load_edition(), verdict=verdict)])
         write_whole(folder / "report.html", page.encode("utf-8", "backslashreplace"))
     except Exception:
         traceback.print_exc()
@@ -159,10 +165,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _limit(args.memory, args.cpu)
     trusted = msgspec.json.decode(sys.stdin.buffer.read() or b"{}", type=TrustedKeys)
-    outcome = look_at(args.archive, args.folder, trusted)
+    outcome, verdict = look_at(args.archive, args.folder, trusted)
     write_whole(args.folder / OUTCOME, msgspec.json.encode(outcome))
-    if outcome.entry is not None:
-        _write_report(args.folder, trusted)
+    if verdict is not None:
+        _write_report(args.folder, verdict)
     return 0
 
 
