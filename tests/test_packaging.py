@@ -37,7 +37,8 @@ def test_every_module_and_rule_is_in_the_wheel(wheel: Path) -> None:
         kinds = (".py", ".toml", ".json", ".csv", ".rst")
         files = [path for path in (ROOT / folder).rglob("*") if path.suffix in kinds]
         wanted |= {f"hpcai500/{path.relative_to(ROOT).as_posix()}" for path in files}
-    wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpcai500").rglob("*.json")}
+    for kind in ("*.json", "templates/*.*", "static/*.*"):
+        wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "hpcai500").rglob(kind)}
     assert wanted - packed == set()
     assert "hpcai500/py.typed" in packed
 
