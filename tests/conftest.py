@@ -176,17 +176,14 @@ def recorded_resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def forger(recorded: Path, tmp_path: Path) -> Forger:
     """A forger of a copy of the valid submission."""
+    from forging import forger_of_copy
+
     return forger_of_copy(recorded, tmp_path / "copy")
 
 
 @pytest.fixture
 def resumed(recorded_resumed: Path, tmp_path: Path) -> Forger:
     """A forger of a copy of the resumed one."""
+    from forging import forger_of_copy
+
     return forger_of_copy(recorded_resumed, tmp_path / "resumed")
-
-
-def forger_of_copy(submission: Path, folder: Path) -> Forger:
-    from forging import Forger
-
-    shutil.copytree(submission.parent, folder)
-    return Forger(folder / submission.name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,3 +126,9 @@ def chain_lines(path: Path, lines: list[dict[str, Any]], head: ChainHead | None 
         head.advance(raw)
         content += raw + b"\n"
     path.write_bytes(content)
+
+
+def forger_of_copy(submission: Path, folder: Path) -> Forger:
+    """A forger of a copy of a submission, which is made as ``folder``."""
+    shutil.copytree(submission.parent, folder)
+    return Forger(folder / submission.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from boards import record_for_board
-from forging import Forger
+from forging import Forger, forger_of_copy
 
 from hpcai500.errors import RecordError
 from hpcai500.leaderboard.archive import pack
@@ -32,8 +32,6 @@ def submission(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(submission: Path, tmp_path: Path) -> Forger:
-    from conftest import forger_of_copy
-
     return forger_of_copy(submission, tmp_path / "copy")
 
 

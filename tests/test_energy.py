@@ -77,7 +77,8 @@ def test_a_meter_reads_between_and_its_words_fit_into_a_ledger(tmp_path: Path) -
     first, _ = two_packages(tmp_path / "powercap")
     meter = EnergyMeter([RaplCounter(tmp_path / "powercap")], period_s=0.01)
     for energy_uj in (RANGE_UJ - 1_000_000, 1_000_000):  # once round, seen only by whoever looks in between
-        first.write_text(f"{energy_uj}\n")
+        (tmp_path / "new").write_text(f"{energy_uj}\n")
+        (tmp_path / "new").replace(first)  # as a kernel's file, which is never seen half written
         time.sleep(0.3)
     (value,) = meter.stop()
     with LedgerWriter(tmp_path / "rank-00000.jsonl") as ledger:
