@@ -47,7 +47,12 @@ def main() -> None:
         exit_code = report_failure(
             FOLDER, 0, rank=comm.rank, host=socket.gethostname(), reason=message, exit_code=LOST_RANK_EXIT_CODE
         )
-        (FOLDER / f"lost-{comm.rank}").write_text(f"{exit_code} {message}", encoding="utf-8")
+        (FOLDER / f"telling-{comm.rank}").write_text(f"{exit_code} {message}", encoding="utf-8")
+        (FOLDER / f"telling-{comm.rank}").replace(FOLDER / f"lost-{comm.rank}")
+        # The launcher kills the others soon after the first has ended, on a busy machine before they have told.
+        patience_s = time.monotonic() + 5
+        while len(list(FOLDER.glob("lost-*"))) < comm.size - 1 and time.monotonic() < patience_s:
+            time.sleep(0.05)
         os._exit(exit_code)
 
     with comm, Lifeline(comm, on_lost, limits=Limits(heartbeat_s=0.5, silence_s=4.0)):
