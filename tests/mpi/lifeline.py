@@ -50,7 +50,7 @@ def main() -> None:
         (FOLDER / f"telling-{comm.rank}").write_text(f"{exit_code} {message}", encoding="utf-8")
         (FOLDER / f"telling-{comm.rank}").replace(FOLDER / f"lost-{comm.rank}")
         # The launcher kills the others soon after the first has ended, on a busy machine before they have told.
-        patience_s = time.monotonic() + 5
+        patience_s = time.monotonic() + (5 if HOW == "stop" else 0)
         while len(list(FOLDER.glob("lost-*"))) < comm.size - 1 and time.monotonic() < patience_s:
             time.sleep(0.05)
         os._exit(exit_code)
