@@ -28,7 +28,9 @@ class Part:
 
 # A longer name goes before a shorter one: equivalence.proof is of one part, the rest of equivalence of another.
 PARTS = {
-    "foundation": Part("judge", 2.35, "errors, commands", ("command", "errors", "version", "plain_files")),
+    "foundation": Part(
+        "judge", 2.35, "errors, commands", ("command", "errors", "version", "plain_files", "durable", "spreadsheet")
+    ),
     "arithmetic": Part(
         "judge",
         1,

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from hpcai500.durable import sync_path
 from hpcai500.errors import RecordError
 from hpcai500.events import Checkpoint
 from hpcai500.record import Position
@@ -62,7 +63,7 @@ class Checkpoints:
                 os.fsync(file.fileno())
             digest = _sha256(partial)
             partial.replace(path)
-            _sync_folder(self.folder)
+            sync_path(self.folder)  # else a power failure could leave the ledger ahead of the folder
         except (OSError, RuntimeError) as error:  # torch reports a full disk as one or the other
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -137,12 +138,3 @@ def load_checkpoint(path: Path, *, sha256: str | None = None) -> State:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the renaming to the disk too: else a power failure could leave the ledger ahead of the folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

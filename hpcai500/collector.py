@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hpcai500.comm.communicator import Communicator
 from hpcai500.errors import RecordError
+from hpcai500.metrics import STRAGGLER_RATIO
 
 StepTable = dict[str, NDArray[np.int64]]
 Named = TypeVar("Named", h5py.Group, h5py.Dataset)
@@ -76,9 +77,6 @@ class RankTimes:
     median_step_s: float
     median_own_s: float
     is_straggler: bool
-
-
-STRAGGLER_RATIO = 1.1  # our choice: one rank in ten percent of the others is what a quiet machine shows
 
 
 def _read_epochs(file: h5py.File, *, size_bytes: int) -> list[StepTable]:

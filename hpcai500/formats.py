@@ -18,6 +18,7 @@ from hpcai500.errors import RecordError
 from hpcai500.events import Count, Fraction, NotNegative, Positive, Sha256, Text, UnixTime
 from hpcai500.plain_files import open_plain
 
+SUBMISSION_NAME = "submission.json"
 SELFCHECK_NAME = "selfcheck.json"  # what `hpcai500 selfcheck --json` found, in a run's folder; may be missing
 Status = Literal["completed", "failed", "interrupted"]
 PublicKey = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # of Ed25519, in hexadecimal

@@ -12,6 +12,8 @@ import random
 import statistics
 from collections.abc import Sequence
 
+STRAGGLER_RATIO = 1.1  # [ours] of a rank's own time over the median: one in ten percent is what a quiet machine shows
+
 
 def flops(flop: float, duration_s: float) -> float:
     """Rate of ``flop`` operations in ``duration_s`` seconds, in flop/s."""

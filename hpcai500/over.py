@@ -7,8 +7,10 @@ import uuid
 from pathlib import Path
 
 from hpcai500 import launches
+from hpcai500.durable import write_whole
 from hpcai500.edition import load_edition
 from hpcai500.errors import BackendUnavailableError, HpcAi500Error
+from hpcai500.formats import SUBMISSION_NAME
 from hpcai500.launch.launch_config import LAUNCH_NAME, read_launch_config
 from hpcai500.launch.queue import Queue
 from hpcai500.record import list_ledgers
@@ -18,7 +20,6 @@ from hpcai500.submission import assemble_submission
 from hpcai500.verdict import Verdict, print_verdict
 from hpcai500.verify import verify_submission
 
-SUBMISSION_NAME = "submission.json"
 REPORT_NAME = "report.html"
 
 
@@ -150,7 +151,7 @@ def _write_report(path: Path, verdict: Verdict) -> str:
 
         if not report.exists():
             page = render_subjects([read_subject(path, load_edition(), verdict=verdict)])
-            report.write_text(page, encoding="utf-8")
+            write_whole(report, page.encode("utf-8"))
     except Exception as error:  # a picture of the figures must not cost them
         return f"report: none, since {type(error).__name__}: {error}; `hpcai500 report` may do better"
     return f"report: {os.path.relpath(report)}"

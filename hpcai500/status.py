@@ -13,9 +13,10 @@ from typing import Any
 
 from hpcai500.command import run_command
 from hpcai500.errors import HpcAi500Error
+from hpcai500.formats import SUBMISSION_NAME
 from hpcai500.launch.queue import Queue
 from hpcai500.launches import list_submissions
-from hpcai500.over import SUBMISSION_NAME, assemble_if_over, has_job_left
+from hpcai500.over import assemble_if_over, has_job_left
 from hpcai500.run_states import (
     RunView,
     SubmissionFollower,

@@ -92,7 +92,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
     curve = [entry.value for entry in evaluations if isinstance(entry.value, Evaluation)]
     qualities = [evaluation.quality for evaluation in curve]
     epochs = [float(evaluation.epoch) for evaluation in curve]
-    start_ns = _earliest_start_ns(ledgers)
+    start_ns = earliest_start_ns(ledgers)
     times_s = [(entry.time_ns - start_ns) / NS_PER_S for entry in evaluations] if start_ns is not None else []
     quality = qualities[-1] if qualities else None
     target = size.target_quality
@@ -141,7 +141,8 @@ def _flops_2020(size: Size, wall_s: float | None) -> float | None:
     return metrics.flops_2020(size.flop_per_sample_2020, size.epochs, size.num_train_samples, wall_s)
 
 
-def _earliest_start_ns(ledgers: Sequence[RankLedger]) -> int | None:
+def earliest_start_ns(ledgers: Sequence[RankLedger]) -> int | None:
+    """When the clock of the first of some ranks started; None if none has."""
     starts = [start for ledger in ledgers if (start := ledger.time_ns(ClockStart)) is not None]
     return min(starts, default=None)
 
@@ -160,7 +161,7 @@ def _completed_epochs(last: Segment) -> int:
 
 def _wall_s(run: RunRecord, last: Segment) -> float | None:
     """The ranked clock: earliest start to latest stop; None unless every rank of the last segment stopped after it."""
-    start_ns = _earliest_start_ns(run.ledgers)
+    start_ns = earliest_start_ns(run.ledgers)
     stops = [ledger.time_ns(ClockStop) for ledger in last.ledgers]
     if start_ns is None or any(stop is None for stop in stops):
         return None
@@ -190,7 +191,7 @@ def _restart_s(run: RunRecord) -> float:
     """Sum over resumed segments: from the last line of those before to the clock's start."""
     total_ns, last_ns = 0, None
     for segment in run.segments:
-        start_ns = _earliest_start_ns(segment.ledgers)
+        start_ns = earliest_start_ns(segment.ledgers)
         if start_ns is None:
             continue  # it ended before it trained, so the next one's restart takes in its time
         total_ns += max(0, start_ns - last_ns) if last_ns is not None else 0

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from hpcai500.command import INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE, run_command
 from hpcai500.errors import HpcAi500Error, RunError, UsageError
+from hpcai500.formats import SUBMISSION_NAME
 from hpcai500.last_words import saved_position
 from hpcai500.launch.launch_config import read_launch_config, write_launch_config
 from hpcai500.launches import Outcome, note_end, note_launch, note_start, note_submission
-from hpcai500.over import SUBMISSION_NAME, show_verdict, submitted_folders, submitter_of
+from hpcai500.over import show_verdict, submitted_folders, submitter_of
 from hpcai500.plan import DEFAULT_LEVEL, DEFAULT_SEED, DEFAULT_SIZE, DEFAULT_WORKLOAD, Plan, make_plan
 from hpcai500.register.ticket import TICKET_NAME
 from hpcai500.submission import assemble_submission, write_json

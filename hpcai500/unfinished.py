@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcai500.edition import load_edition
 from hpcai500.errors import HpcAi500Error, UsageError
-from hpcai500.formats import RunConfig, read_config
+from hpcai500.formats import SUBMISSION_NAME, RunConfig, read_config
 from hpcai500.launch.launch_config import LaunchConfig, read_launch_config
 from hpcai500.launch.layout import make_launch
 from hpcai500.launch.site import FoundSite, Site, find_site
@@ -113,7 +113,7 @@ def check_idle(folder: Path, left: Sequence[int]) -> None:
     Raises:
         UsageError: says which job, and what to do.
     """
-    if (folder / "submission.json").exists():
+    if (folder / SUBMISSION_NAME).exists():
         raise UsageError(
             f"--resume {str(folder)!r} is not possible: the submission is assembled and over; make a new one"
         )

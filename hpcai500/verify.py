@@ -36,14 +36,13 @@ from hpcai500.command import run_command
 from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import HpcAi500Error, RecordError, UnknownNameError
 from hpcai500.finding import Finding, begin_findings
-from hpcai500.formats import Submission, decode, read_bytes
+from hpcai500.formats import SUBMISSION_NAME, Submission, decode, read_bytes
 from hpcai500.judged_run import RunChecks, judge_runs
 from hpcai500.register.trusted import TrustedKeys, default_trusted_path, describe_registration, find_trusted_keys
 from hpcai500.signature import describe_signature
 from hpcai500.submission import reasons_not_to_rank
 from hpcai500.verdict import Unreadable, Verdict, encodable, errors_of, invalid, print_verdict, printable, verdict_form
 
-SUBMISSION_NAME = "submission.json"
 EPILOG = """examples:
   hpcai500-verify runs/NAME/submission.json
   hpcai500-verify --json runs/NAME/submission.json

@@ -17,9 +17,10 @@ from rich.text import Text
 
 from hpcai500.command import INTERRUPTED_EXIT_CODE, run_command
 from hpcai500.errors import BackendUnavailableError, UsageError
+from hpcai500.formats import SUBMISSION_NAME
 from hpcai500.launch.queue import Queue
 from hpcai500.launches import list_submissions
-from hpcai500.over import SUBMISSION_NAME, assemble_if_over, has_job_left, show_verdict
+from hpcai500.over import assemble_if_over, has_job_left, show_verdict
 from hpcai500.progress import PLAIN_PERIOD_S
 from hpcai500.run_states import RunView, SubmissionFollower, SubmissionView, shown_path
 from hpcai500.status import describe_run

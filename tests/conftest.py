@@ -17,6 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from forging import Forger
+    from playwright.sync_api import Browser
     from postgresql import PostgresqlServer
     from xdist.scheduler import LoadScopeScheduling
 
@@ -147,6 +148,19 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 def postgresql_url(postgresql_server: PostgresqlServer) -> str:
     """The URL of an empty database."""
     return postgresql_server.fresh_url()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; not for all of a worker's tests, since its event loop would be in others' way."""
+    require("browser")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 BOARD = "/boards/resnet50/official/free"
 WIDE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 Opener = Callable[..., "Page"]
 
 
@@ -35,16 +34,6 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, 
 def address(board: tuple[Database, Storage]) -> Iterator[str]:
     with serving(make_app(*board)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

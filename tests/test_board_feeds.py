@@ -13,7 +13,8 @@ import pytest
 from board_rows import make_board, make_submission
 from board_server import make_app, opening_boards, serving
 
-from hpcai500.leaderboard.feeds import COLUMNS, safe_cell
+from hpcai500.leaderboard.feeds import COLUMNS
+from hpcai500.spreadsheet import safe_cell
 
 OpenBoard = Callable[..., httpx.Client]
 BOARD = "/boards/resnet50/official/free"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from doc_blocks import PAGES, ROOT
@@ -17,6 +18,9 @@ from docutils.utils import SystemMessage
 from hpcai500.edition import load_edition
 from hpcai500.rulebook import RULEBOOK
 from hpcai500.version import __version__
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 GENERATED = {"commands", "findings", "rules"}
 # of https://www.apache.org/licenses/LICENSE-2.0.txt
@@ -94,23 +98,19 @@ def test_links_between_pages_lead_somewhere_and_nothing_is_fetched_from_elsewher
 
 
 @pytest.mark.browser
-def test_pages_are_accessible_and_fit_a_phone(site: Path) -> None:
+def test_pages_are_accessible_and_fit_a_phone(site: Path, browser: Browser) -> None:
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
-        requests: list[str] = []
-        for scheme, width in (("light", 1440), ("dark", 390)):
-            page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
-            page.on("request", lambda request: requests.append(request.url))
-            for name in ("index", "architecture", "api", "commands", "trouble"):
-                page.goto((site / f"{name}.html").as_uri())
-                found = Axe().run(page).response["violations"]
-                assert [one for one in found if one["impact"] in ("serious", "critical")] == [], f"{name}, {scheme}"
-                assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+    requests: list[str] = []
+    for scheme, width in (("light", 1440), ("dark", 390)):
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
+        page.on("request", lambda request: requests.append(request.url))
+        for name in ("index", "architecture", "api", "commands", "trouble"):
+            page.goto((site / f"{name}.html").as_uri())
+            found = Axe().run(page).response["violations"]
+            assert [one for one in found if one["impact"] in ("serious", "critical")] == [], f"{name}, {scheme}"
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()
     assert [request for request in requests if not request.startswith(("file:", "data:"))] == []
 
 

@@ -81,9 +81,9 @@ def _is_number(text: str) -> bool:
 
 
 def test_numbers_stay_numbers() -> None:
-    assert tables.safe_cell(-1.5) == -1.5
-    assert tables.safe_cell("plain") == "plain"
-    assert tables.safe_cell("a\x1b[0m") == "a\\x1b[0m"
+    assert tables.plain_cell(-1.5) == -1.5
+    assert tables.plain_cell("plain") == "plain"
+    assert tables.plain_cell("a\x1b[0m") == "a\\x1b[0m"
 
 
 @pytest.mark.parametrize(

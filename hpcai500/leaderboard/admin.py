@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+DEFAULT_NAME = "HPC AI500 leaderboard"
 DEFAULT_DAYS = 365.0
+REQUESTS_PER_MINUTE = 1200
 Verbs = Any  # argparse's own type of it is private
 
 
@@ -43,7 +45,7 @@ def add_admin_arguments(parser: argparse.ArgumentParser) -> None:
     restore.add_argument("backup", type=Path, help="folder of the backup")
     recheck = tasks.add_parser("recheck", help="verify all submissions once more by today's rules", parents=[board])
     recheck.add_argument("--trusted-keys", type=Path, metavar="FILE", help="keys of other registers, and of signers")
-    recheck.add_argument("--name", default="HPC AI500 leaderboard", help="of the board (default: %(default)s)")
+    recheck.add_argument("--name", default=DEFAULT_NAME, help="of the board (default: %(default)s)")
 
 
 def _add_organisation(tasks: Verbs, board: argparse.ArgumentParser) -> None:

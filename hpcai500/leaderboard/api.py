@@ -39,7 +39,7 @@ from hpcai500.leaderboard.forms import (
     submission_answer,
 )
 from hpcai500.leaderboard.limits import address_of, too_often
-from hpcai500.leaderboard.tables import SHOWN_STATES, Submission, Token
+from hpcai500.leaderboard.tables import SHOWN_STATES, Challenge, Submission, Token
 from hpcai500.leaderboard.tickets import find_ticket, give_ticket
 from hpcai500.register.ticket import TicketRequest
 
@@ -94,14 +94,24 @@ def _accounts(board: Board) -> Callable[[str | None], Callable[..., Account | No
             if bearer is None and scope is None:
                 return None
             found = authenticate_request(board, request, bearer.credentials if bearer else "")
-            if scope is not None and scope not in found.scopes:
-                scopes = ", ".join(sorted(found.scopes)) or "nothing"
-                raise Refused(403, f"the token is for {scopes}, and this needs {scope}; ask the operator for one")
+            if scope is not None:
+                check_scope(found, scope)
             return found
 
         return account
 
     return asking
+
+
+def check_scope(account: Account, scope: str) -> None:
+    """Refuse a token that is not for that.
+
+    Raises:
+        Refused: says what it is for.
+    """
+    if scope not in account.scopes:
+        scopes = ", ".join(sorted(account.scopes)) or "nothing"
+        raise Refused(403, f"the token is for {scopes}, and this needs {scope}; ask the operator for one")
 
 
 def authenticate_request(board: Board, request: Request, token: str) -> Account:
@@ -292,12 +302,20 @@ def _add_submissions(
         sha256: Address, form: ChallengeForm, account: Account = Depends(asking("challenge"))
     ) -> ChallengeAnswer:
         """Doubt a published submission, with evidence; the board's operator decides."""
-        with board.database.writing() as session:
-            row = _find(session, sha256, account)
-            opened = lifecycle.challenge(
-                session, row, actor=account.organisation, claim=form.claim, evidence=form.evidence
-            )
-            return ChallengeAnswer(id=opened.id, submission_sha256=sha256)
+        opened = file_challenge(board, account, sha256, claim=form.claim, evidence=form.evidence)
+        return ChallengeAnswer(id=opened.id, submission_sha256=sha256)
+
+
+def file_challenge(board: Board, account: Account, sha256: str, *, claim: str, evidence: str) -> Challenge:
+    """Doubt a submission, by whichever way.
+
+    Raises:
+        Refused: there is no such submission that the asker may see.
+        UsageError: lifecycle.challenge says why it cannot be challenged so.
+    """
+    with board.database.writing() as session:
+        row = _find(session, sha256, account)
+        return lifecycle.challenge(session, row, actor=account.organisation, claim=claim, evidence=evidence)
 
 
 def _add_register(api: APIRouter, board: Board, asking: Callable[..., Account | None]) -> None:

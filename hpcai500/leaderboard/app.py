@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib import resources
 
 from fastapi import FastAPI
@@ -46,7 +45,7 @@ def create_app(config: BoardConfig) -> FastAPI:
     app.state.board, app.state.public_url = board, config.public_url
     app.include_router(api.router(board))
     app.include_router(pages.router(board.database, board.storage))
-    app.include_router(challenge_page.router(board, partial(api.authenticate_request, board)))
+    app.include_router(challenge_page.router(board))
     app.mount("/static", StaticFiles(directory=str(resources.files("hpcai500.leaderboard") / "static")), "static")
     add_answers(app)
     app.add_middleware(Limited, rate=board.address_rate)

@@ -24,12 +24,11 @@ from typing import BinaryIO, NamedTuple
 from hpcai500.checks.form import is_inside
 from hpcai500.equivalence.proof import PROOF_NAME
 from hpcai500.errors import RecordError
-from hpcai500.formats import MAX_RECORD_BYTES, Submission, read_record
+from hpcai500.formats import MAX_RECORD_BYTES, SUBMISSION_NAME, Submission, read_record
 from hpcai500.plain_files import MAX_FILE_BYTES, open_plain
 from hpcai500.register.ticket import TICKET_NAME
 from hpcai500.signature import signature_path
 
-SUBMISSION_NAME = "submission.json"
 MAX_ARCHIVE_BYTES = 2 << 30
 MAX_UNPACKED_BYTES = 8 << 30  # ledgers are text, which packs to a quarter
 MAX_FILES = 200_000  # 5 runs on 10,000 ranks have 50,000 ledgers

@@ -19,9 +19,10 @@ from typing import Any
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
+from hpcai500.durable import sync_path, write_whole
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.leaderboard.database import Database
-from hpcai500.leaderboard.storage import ARCHIVE, Storage, sync_folder, write_whole
+from hpcai500.leaderboard.storage import ARCHIVE, Storage
 from hpcai500.leaderboard.tables import Base, Submission
 from hpcai500.leaderboard.tickets import KEY_NAME
 
@@ -118,6 +119,6 @@ def _copy_files(folder: Path, storage: Storage, addresses: dict[str, str]) -> No
         if found != archive_sha256:
             raise RecordError(f"the archive of {sha256} in the backup is damaged; take another backup")
         shutil.copytree(source, archive.parent, dirs_exist_ok=True)
-        sync_folder(archive.parent)
+        sync_path(archive.parent)
     if (folder / KEY_NAME).exists() and not (storage.folder / KEY_NAME).exists():
         write_whole(storage.folder / KEY_NAME, (folder / KEY_NAME).read_bytes(), mode=0o600)

@@ -11,6 +11,7 @@ from hpcai500.edition import load_edition
 from hpcai500.errors import UsageError
 from hpcai500.leaderboard import judge
 from hpcai500.leaderboard.accounts import check_text
+from hpcai500.leaderboard.admin import DEFAULT_NAME, REQUESTS_PER_MINUTE
 from hpcai500.leaderboard.database import Database
 from hpcai500.leaderboard.judge import Limits
 from hpcai500.leaderboard.limits import Rate
@@ -23,8 +24,6 @@ from hpcai500.register.trusted import TrustedKeys, find_trusted_keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-DEFAULT_NAME = "HPC AI500 leaderboard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class BoardConfig:
     trusted_path: Path | None = None
     limits: Limits = field(default_factory=Limits)
     program: Sequence[str] = judge.PROGRAM
-    requests_per_minute: int = 1200
+    requests_per_minute: int = REQUESTS_PER_MINUTE
     tickets_per_hour: int = 60
 
     def open_database(self) -> Database:

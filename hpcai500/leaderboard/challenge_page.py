@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
@@ -12,12 +11,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from hpcai500.errors import HpcAi500Error
 from hpcai500.leaderboard import views
-from hpcai500.leaderboard.accounts import Account
 from hpcai500.leaderboard.answers import Refused, refused_by
+from hpcai500.leaderboard.api import authenticate_request, check_scope, file_challenge
 from hpcai500.leaderboard.board import Board
-from hpcai500.leaderboard.lifecycle import MAX_TEXT, challenge
+from hpcai500.leaderboard.lifecycle import MAX_TEXT
 from hpcai500.leaderboard.pages import missing, site_of
-from hpcai500.leaderboard.tables import RANKED_STATES, Submission
 from hpcai500.leaderboard.views import NoSuchPageError
 
 MAX_FIELDS = 10
@@ -32,13 +30,8 @@ class Filed(NamedTuple):
     evidence: str
 
 
-def router(board: Board, authenticate: Callable[[Request, str], Account]) -> APIRouter:
-    """The form's two paths.
-
-    Args:
-        board: whose submissions are challenged.
-        authenticate: the account of a token; counts what each address asks.
-    """
+def router(board: Board) -> APIRouter:
+    """The form's two paths."""
     pages = APIRouter(include_in_schema=False)
 
     def show(request: Request, sha256: str, filed: Filed, problem: str = "", status: int = 200) -> Response:
@@ -57,14 +50,9 @@ def router(board: Board, authenticate: Callable[[Request, str], Account]) -> API
 
     def file(request: Request, sha256: str, filed: Filed) -> Response:
         try:
-            account = authenticate(request, filed.token)
-            if "challenge" not in account.scopes:
-                raise Refused(403, "the token does not allow challenges; ask the board's operator for one that does")
-            with board.database.writing() as session:
-                row = session.get(Submission, sha256, with_for_update=True)
-                if row is None or row.state not in RANKED_STATES:
-                    raise Refused(404, "there is no such submission, or it is not published")
-                challenge(session, row, actor=account.organisation, claim=filed.claim, evidence=filed.evidence)
+            account = authenticate_request(board, request, filed.token)
+            check_scope(account, "challenge")
+            file_challenge(board, account, sha256, claim=filed.claim, evidence=filed.evidence)
         except (Refused, HpcAi500Error) as error:
             refused = refused_by(error)
             return show(request, sha256, filed, refused.sentence, refused.status)

@@ -13,8 +13,8 @@ from pathlib import Path
 from hpcai500.command import run_command
 from hpcai500.errors import BackendUnavailableError
 from hpcai500.leaderboard import submitting
-from hpcai500.leaderboard.admin import add_admin_arguments, add_board_arguments
-from hpcai500.register.ticket import TICKET_NAME
+from hpcai500.leaderboard.admin import DEFAULT_NAME, REQUESTS_PER_MINUTE, add_admin_arguments, add_board_arguments
+from hpcai500.register.asking import add_request_arguments
 
 EPILOG = """examples:
   hpcai500 leaderboard upload runs/NAME/submission.json --to https://board.example
@@ -56,12 +56,7 @@ def _add_upload(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_ticket(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     ticket = verbs.add_parser("ticket", help="announce runs to a board before they are made")
-    ticket.add_argument("--workload", required=True, help="what will be trained")
-    ticket.add_argument("--level", required=True, help="hardware, system or free")
-    ticket.add_argument("--size", required=True, help="official, mini or smoke")
-    ticket.add_argument("--submitter", required=True, help="who announces it, as the ranking shall show it")
-    ticket.add_argument("--runs", type=int, metavar="N", help="runs that will be made (default: as the size demands)")
-    ticket.add_argument("--output", type=Path, default=Path(TICKET_NAME), help="new file (default: %(default)s)")
+    add_request_arguments(ticket, required=True)
     ticket.add_argument("--to", required=True, metavar="URL", help="the board, as https://board.example")
 
 
@@ -95,7 +90,7 @@ def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     add_board_arguments(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8510, help="port to listen at; 0 is any (default: %(default)s)")
-    serve.add_argument("--name", default="HPC AI500 leaderboard", help="of the board (default: %(default)s)")
+    serve.add_argument("--name", default=DEFAULT_NAME, help="of the board (default: %(default)s)")
     serve.add_argument("--public-url", metavar="URL", help="where people find it (default: as they asked)")
     serve.add_argument("--workers", type=int, default=1, metavar="N", help="archives verified at once (default: 1)")
     serve.add_argument("--trusted-keys", type=Path, metavar="FILE", help="keys of other registers, and of signers")
@@ -106,7 +101,11 @@ def _add_serve(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="of the server with TLS, which is believed about whose requests it passes on (default: %(default)s)",
     )
     serve.add_argument(
-        "--per-minute", type=int, default=1200, metavar="N", help="requests of an address (default: %(default)s)"
+        "--per-minute",
+        type=int,
+        default=REQUESTS_PER_MINUTE,
+        metavar="N",
+        help="requests of an address (default: %(default)s)",
     )
 
 

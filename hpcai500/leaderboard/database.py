@@ -28,7 +28,6 @@ CONNECT_TIMEOUT_S = 5
 POOL_SIZE = 10
 MAX_OVERFLOW = 30  # with the pool, as many as there are threads that answer (anyio: 40)
 MIGRATION_LOCK = 500_2026  # any number; servers that start together take turns by it
-NS_PER_S = 10**9
 
 
 def utc_text(seconds: float | None = None) -> str:

@@ -20,11 +20,11 @@ from hpcai500.formats import RunConfig, Submission, SubmittedRun, System, read_c
 from hpcai500.metrics import median
 from hpcai500.record import list_ledgers
 from hpcai500.register.ticket import ticket_sha256
+from hpcai500.submission import NS_PER_S
 from hpcai500.verdict import Verdict
 
 SIZE_CLASSES = {"1": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "65-512": (65, 512), "513+": (513, None)}
 """Classes of machines, by the least and most devices."""
-NS_PER_S = 10**9
 MAX_LISTED = 100  # deviations, notes and runs that are kept for pages; verdict.json has all
 ENERGY_MARK = b'"event":"energy"'
 

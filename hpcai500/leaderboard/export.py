@@ -20,11 +20,12 @@ from hpcai500.leaderboard import feeds, ranking, views
 from hpcai500.leaderboard.filters import SORTS, Filters
 from hpcai500.leaderboard.pages import NOTHING_HERE, NUM_NEWEST, Sessions
 from hpcai500.leaderboard.rendering import STATIC, Files, Site
+from hpcai500.leaderboard.storage import ARCHIVE, REPORT, VERDICT
 from hpcai500.leaderboard.tables import SHOWN_STATES, Submission
 
 PAGE_ROWS = 500  # of a board's file; within it filters work
 MARK = ".hpcai500-export"  # says that a folder is an export, which may be written over
-FILES = {"report": "report.html", "archive": "archive.tar.gz", "verdict.json": "verdict.json"}
+FILES = {"report": REPORT, "archive": ARCHIVE, "verdict.json": VERDICT}
 Names = tuple[str, str, str]
 
 

@@ -1,8 +1,4 @@
-"""Boards for programs: CSV, JSON and an Atom feed.
-
-A spreadsheet takes a cell that begins with = + - or @ for a formula. Names come from outside, so such cells get an
-apostrophe in front (OWASP, "CSV injection"); numbers, which are ours, do not.
-"""
+"""Boards for programs: CSV, JSON and an Atom feed."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ from xml.etree import ElementTree
 
 from hpcai500.leaderboard.display import with_unit
 from hpcai500.leaderboard.rows import Row
+from hpcai500.spreadsheet import safe_cell
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 COLUMNS = (
     "rank",
     "is_shared",
@@ -42,13 +38,6 @@ COLUMNS = (
 )
 ATOM = "http://www.w3.org/2005/Atom"
 NEVER = "1970-01-01T00:00:00Z"  # of a feed without entries, which must have a time
-
-
-def safe_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS):
-        return f"'{value}"
-    return value
 
 
 def as_record(row: Row) -> dict[str, Any]:

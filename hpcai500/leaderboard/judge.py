@@ -23,12 +23,13 @@ from pathlib import Path
 
 import msgspec
 
+from hpcai500.durable import write_whole
 from hpcai500.edition import load_edition
 from hpcai500.errors import RecordError
-from hpcai500.formats import SignedTicket, Submission, read_record
+from hpcai500.formats import SUBMISSION_NAME, SignedTicket, Submission, read_record
 from hpcai500.leaderboard.archive import unpack
 from hpcai500.leaderboard.entries import Entry, read_entry
-from hpcai500.leaderboard.storage import write_whole
+from hpcai500.leaderboard.storage import REPORT, VERDICT
 from hpcai500.plain_files import MAX_FILE_BYTES
 from hpcai500.register.trusted import TrustedKeys
 from hpcai500.report.page import render_subjects
@@ -135,8 +136,8 @@ def look_at(archive: Path, folder: Path, trusted: TrustedKeys) -> tuple[Outcome,
         verdict = verify_submission(submission, trusted=trusted)
     except RecordError as error:
         return Outcome(submission_sha256=sha256, problem=printable(str(error.__cause__ or error))), None
-    form = msgspec.json.encode(verdict_form(verdict, "submission.json"))
-    write_whole(folder / "verdict.json", msgspec.json.format(form, indent=2) + b"\n")
+    form = msgspec.json.encode(verdict_form(verdict, SUBMISSION_NAME))
+    write_whole(folder / VERDICT, msgspec.json.format(form, indent=2) + b"\n")
     if not verdict.valid:
         first, *more = errors_of(verdict.findings)
         others = f" and {len(more):,} more findings" if len(more) > 1 else " and one more finding" if more else ""
@@ -148,9 +149,9 @@ def look_at(archive: Path, folder: Path, trusted: TrustedKeys) -> tuple[Outcome,
 def _write_report(folder: Path, verdict: Verdict) -> None:
     """The report is for people; a submission is no less valid where it cannot be drawn, which the log tells."""
     try:
-        submission = folder / "submission" / "submission.json"
+        submission = folder / "submission" / SUBMISSION_NAME
         page = render_subjects([read_subject(submission, load_edition(), verdict=verdict)])
-        write_whole(folder / "report.html", page.encode("utf-8", "backslashreplace"))
+        write_whole(folder / REPORT, page.encode("utf-8", "backslashreplace"))
     except Exception:
         traceback.print_exc()
 

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -21,6 +20,7 @@ from hpcai500.leaderboard.audit import OPERATOR, SERVER, note
 from hpcai500.leaderboard.board import Board, BoardConfig
 from hpcai500.leaderboard.database import Database, first_line
 from hpcai500.leaderboard.storage import Storage
+from hpcai500.leaderboard.submitting import say
 from hpcai500.leaderboard.tables import DRAFT, Audit, Challenge, Organisation, Submission, Token
 from hpcai500.verdict import printable
 
@@ -70,7 +70,7 @@ def serve(args: argparse.Namespace) -> int:
     with listen(args.host, args.port) as listening:
         app = create_app(config)
         host, port = listening.getsockname()[:2]
-        _say(f"{config.name} answers at http://{host}:{port}, Ctrl-C ends it")
+        say(f"{config.name} answers at http://{host}:{port}, Ctrl-C ends it")
         settings = uvicorn.Config(
             app,
             proxy_headers=True,
@@ -112,7 +112,7 @@ def export(args: argparse.Namespace) -> int:
         number = export_board(database, Storage(args.folder), args.output, args.base_url)
     finally:
         database.close()
-    _say(f"{args.output}: {number:,} files")
+    say(f"{args.output}: {number:,} files")
     return 0
 
 
@@ -142,27 +142,22 @@ def administer(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{printable(line)}\n")
-    sys.stdout.flush()
-
-
 def _organisation(args: argparse.Namespace, database: Database) -> None:
     if args.step == "add":
         with database.writing() as session:
             accounts.add_organisation(session, args.slug, args.name)
-        _say(f"{args.slug} may submit; make a token with `hpcai500 leaderboard admin token create {args.slug}`")
+        say(f"{args.slug} may submit; make a token with `hpcai500 leaderboard admin token create {args.slug}`")
         return
     with database.session() as session:
         for row in session.scalars(select(Organisation).order_by(Organisation.slug)):
-            _say(f"{row.slug:24} {row.created_at}  {row.name}")
+            say(f"{row.slug:24} {row.created_at}  {row.name}")
 
 
 def _token(args: argparse.Namespace, database: Database) -> None:
     if args.step == "create":
         with database.writing() as session:
             token = accounts.create_token(session, args.organisation, args.scopes, label=args.label, days=args.days)
-        _say(token)
+        say(token)
         return
     if args.step == "revoke":
         with database.writing() as session:
@@ -172,19 +167,19 @@ def _token(args: argparse.Namespace, database: Database) -> None:
         for row in session.scalars(select(Token).order_by(Token.organisation_slug, Token.created_at)):
             end = f"revoked {row.revoked_at}" if row.revoked_at else f"until {row.expires_at}"
             used = f"used {row.last_used_at}" if row.last_used_at else "never used"
-            _say(f"{row.id} {row.organisation_slug:24} {end}, {used}: {row.scopes} ({row.label})")
+            say(f"{row.id} {row.organisation_slug:24} {end}, {used}: {row.scopes} ({row.label})")
 
 
 def _challenge(args: argparse.Namespace, database: Database) -> None:
     if args.step == "decide":
         with database.writing() as session:
             closed = lifecycle.decide(session, args.challenge, uphold=args.uphold, decision=args.decision)
-        _say(f"challenge {closed.id} is {closed.state}")
+        say(f"challenge {closed.id} is {closed.state}")
         return
     with database.session() as session:
         for row in session.scalars(select(Challenge).where(Challenge.state == lifecycle.OPEN)):
-            _say(f"{row.id} {row.opened_at} by {row.organisation_slug} of {row.submission_sha256}: {row.claim}")
-            _say(f"    evidence: {row.evidence}")
+            say(f"{row.id} {row.opened_at} by {row.organisation_slug} of {row.submission_sha256}: {row.claim}")
+            say(f"    evidence: {row.evidence}")
 
 
 def _withdraw(args: argparse.Namespace, database: Database) -> None:
@@ -201,17 +196,17 @@ def _audit(args: argparse.Namespace, database: Database) -> None:
         rows = rows.where(Audit.subject == args.subject)
     with database.session() as session:
         for row in reversed(session.scalars(rows).all()):
-            _say(f"{row.at} {row.actor} {row.action} {row.subject} {row.detail}")
+            say(f"{row.at} {row.actor} {row.action} {row.subject} {row.detail}")
 
 
 def _backup(args: argparse.Namespace, database: Database) -> None:
     number = backup.back_up(database, Storage(args.folder), args.output)
-    _say(f"{args.output}: {number:,} submissions; it holds the board's key, so keep it to yourself")
+    say(f"{args.output}: {number:,} submissions; it holds the board's key, so keep it to yourself")
 
 
 def _restore(args: argparse.Namespace, database: Database) -> None:
     number = backup.restore(database, Storage(args.folder), args.backup)
-    _say(f"{args.folder}: {number:,} submissions")
+    say(f"{args.folder}: {number:,} submissions")
 
 
 def recheck(args: argparse.Namespace) -> int:
@@ -253,9 +248,9 @@ def _recheck(board: Board) -> int:
             row = session.get(Submission, sha256)
             if row is not None and row.problem is not None and of_edition is not None:
                 changed += 1
-                _say(f"{sha256}: {row.problem}")
+                say(f"{sha256}: {row.problem}")
     with board.database.writing() as session:
         detail = f"{len(rows):,} submissions, {changed} not valid any more, {kept} of other editions kept as they are"
         note(session, SERVER, "rechecked", f"edition {edition}", detail)
-    _say(detail)
+    say(detail)
     return 1 if changed else 0

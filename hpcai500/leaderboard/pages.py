@@ -18,6 +18,7 @@ from hpcai500.leaderboard import feeds, ranking, views
 from hpcai500.leaderboard.filters import parse_filters
 from hpcai500.leaderboard.rendering import Files, Site
 from hpcai500.leaderboard.rows import Row
+from hpcai500.leaderboard.storage import ARCHIVE, REPORT, VERDICT
 from hpcai500.leaderboard.views import NoSuchPageError
 
 REPORT_POLICY = (
@@ -73,7 +74,7 @@ def router(database: Sessions, storage: Files) -> APIRouter:
         path = storage.path(sha256, name)
         if not path.is_file():
             return missing(request, storage, f"This submission has no {name} here.")
-        filename = views.archive_name(row) if name == "archive.tar.gz" else None
+        filename = views.archive_name(row) if name == ARCHIVE else None
         return FileResponse(path, filename=filename, **sent)  # type: ignore[arg-type]
 
     def feed(request: Request, names: tuple[str, str, str], make: Callable[[list[Row]], str], kind: str) -> Response:
@@ -119,17 +120,15 @@ def router(database: Sessions, storage: Files) -> APIRouter:
 
     @page("/submissions/{sha256}/report")
     def report(request: Request, sha256: str) -> Response:
-        return send(
-            request, sha256, "report.html", media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY}
-        )
+        return send(request, sha256, REPORT, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
     @page("/submissions/{sha256}/archive")
     def archive(request: Request, sha256: str) -> Response:
-        return send(request, sha256, "archive.tar.gz", media_type="application/gzip")
+        return send(request, sha256, ARCHIVE, media_type="application/gzip")
 
     @page("/submissions/{sha256}/verdict.json")
     def verdict(request: Request, sha256: str) -> Response:
-        return send(request, sha256, "verdict.json", media_type="application/json")
+        return send(request, sha256, VERDICT, media_type="application/json")
 
     @page("/systems/{organisation_slug}/{system_slug}")
     def system(request: Request, organisation_slug: str, system_slug: str) -> Response:

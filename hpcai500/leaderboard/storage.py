@@ -21,6 +21,7 @@ import re
 import secrets
 from pathlib import Path
 
+from hpcai500.durable import sync_path, write_whole
 from hpcai500.errors import UsageError
 
 ARCHIVE, VERDICT, REPORT = "archive.tar.gz", "verdict.json", "report.html"
@@ -76,13 +77,13 @@ class Storage:
         archive = self.path(sha256, ARCHIVE)
         archive.parent.mkdir(exist_ok=True)
         upload.chmod(0o444)
-        sync_file(upload)
+        sync_path(upload)
         new = archive.with_name(f".{ARCHIVE}.{secrets.token_hex(8)}")
         os.link(upload, new)
         new.replace(archive)
         new.unlink(missing_ok=True)  # the same file under both names is not renamed (rename(2))
-        sync_folder(archive.parent)
-        sync_folder(archive.parent.parent)
+        sync_path(archive.parent)
+        sync_path(archive.parent.parent)
 
     def write(self, sha256: str, name: str, content: bytes) -> None:
         """Write a file of a submission that is made of it, over that of an earlier verification.
@@ -96,33 +97,3 @@ class Storage:
 def is_full(error: OSError) -> bool:
     """Whether the error says that there is no room, which an operator mends and no submission is to blame for."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file so that its name never stands for half of it."""
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Return when the file's content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in the folder are on the disk."""
-    sync_file(folder)

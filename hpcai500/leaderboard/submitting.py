@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 
 from hpcai500.errors import RecordError, UsageError
-from hpcai500.formats import SignedTicket, Submission, read_record, write_json
+from hpcai500.formats import SUBMISSION_NAME, SignedTicket, Submission, read_record, write_json
 from hpcai500.leaderboard.archive import pack
 from hpcai500.leaderboard.client import BoardClient, BoardError, find_token
+from hpcai500.register.asking import make_request
 from hpcai500.register.client import check_answer
 from hpcai500.register.ticket import MAX_NAME, TicketRequest, describe_ticket
 from hpcai500.verdict import errors_of, printable
-from hpcai500.verify import SUBMISSION_NAME, verify_submission
+from hpcai500.verify import verify_submission
 
 ADDRESS = re.compile(r"(?:.*/submissions/)?([0-9a-f]{64})/?\Z")
 
@@ -55,7 +56,7 @@ def upload(args: argparse.Namespace) -> int:
         form |= {"publish": not args.draft}
         answer = client.send(archive, form, lambda done, total: show("sending", done, total))
         show.end()
-    _say(f"the board has it whole: {archive_sha256}")
+    say(f"the board has it whole: {archive_sha256}")
     if not args.no_wait:
         answer = client.wait_until_verified(answer["sha256"])
     return _tell(answer)
@@ -94,16 +95,17 @@ def _tell(answer: Any) -> int:
         "challenged": "it is published, and somebody challenges it",
         "withdrawn": "it was withdrawn",
     }
-    _say(f"{state}: {words.get(state, '')}")
+    say(f"{state}: {words.get(state, '')}")
     if answer.get("why_not") and state in ("verified", "published"):
-        _say(f"not ranked: {answer['why_not']}")
+        say(f"not ranked: {answer['why_not']}")
     if answer.get("registration") and state in ("verified", "published"):
-        _say(f"runs: {answer['registration']}")
-    _say(str(answer["url"]))
+        say(f"runs: {answer['registration']}")
+    say(str(answer["url"]))
     return 1 if state == "rejected" else 0
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line, in which may stand what strangers wrote."""
     sys.stdout.write(f"{printable(line)}\n")
     sys.stdout.flush()
 
@@ -144,7 +146,7 @@ def move(args: argparse.Namespace) -> int:
     client = client_of(args)
     answer = client.ask("POST", f"/api/submissions/{found[1]}/{args.verb}", form or None).content
     if args.verb == "challenge":
-        _say(f"challenge {answer['id']} is filed; the board's operator decides")
+        say(f"challenge {answer['id']} is filed; the board's operator decides")
         return 0
     return _tell(answer)
 
@@ -157,9 +159,9 @@ def show(args: argparse.Namespace) -> int:
     """
     for row in client_of(args).ask("GET", "/api/submissions").content:
         what = " ".join(str(row[name] or "-") for name in ("workload", "size", "level"))
-        _say(f"{row['state']:10} {row['uploaded_at']} {what} {row['url']}")
+        say(f"{row['state']:10} {row['uploaded_at']} {what} {row['url']}")
         if row["state"] == "rejected":
-            _say(f"           {row['problem']}")
+            say(f"           {row['problem']}")
     return 0
 
 
@@ -171,8 +173,6 @@ def ticket(args: argparse.Namespace) -> int:
         RecordError: the output exists or cannot be written.
         BoardError: the board refuses, or cannot be reached.
     """
-    from hpcai500.register.cli import make_request
-
     request = make_request(args)
     if args.output.exists():
         raise RecordError(f"{str(args.output)!r} exists and is never overwritten; name another --output")
@@ -180,8 +180,8 @@ def ticket(args: argparse.Namespace) -> int:
     answer = client.ask("POST", "/api/tickets", msgspec.to_builtins(request))
     signed = _read_ticket(client, request, answer.content)
     write_json(args.output, signed)
-    _say(f"{args.output}: {describe_ticket(signed.ticket)}")
-    _say(f"next: hpcai500 submit --ticket {args.output}")
+    say(f"{args.output}: {describe_ticket(signed.ticket)}")
+    say(f"next: hpcai500 submit --ticket {args.output}")
     return 0
 
 

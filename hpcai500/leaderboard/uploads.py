@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from hpcai500.durable import sync_path
 from hpcai500.errors import RecordError
 from hpcai500.leaderboard import lifecycle
 from hpcai500.leaderboard.accounts import Account, check_text, slug_of
@@ -24,7 +25,7 @@ from hpcai500.leaderboard.answers import Refused
 from hpcai500.leaderboard.archive import read_first
 from hpcai500.leaderboard.audit import note
 from hpcai500.leaderboard.database import Database, utc_text
-from hpcai500.leaderboard.storage import ARCHIVE, SHA256, UPLOAD_ID, Storage, sync_folder
+from hpcai500.leaderboard.storage import ARCHIVE, SHA256, UPLOAD_ID, Storage
 from hpcai500.leaderboard.tables import DRAFT, REJECTED, VERIFIED, Submission, Upload
 
 MAX_OPEN = 100  # uploads of an organisation; what nobody goes on with is forgotten after a week
@@ -78,7 +79,7 @@ def announce(
     )
     path = storage.upload_path(row.id)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    sync_folder(path.parent)
+    sync_path(path.parent)
     session.add(row)
     return row, True
 

@@ -31,11 +31,11 @@ from hpcai500.leaderboard.history import ranking_of_2020
 from hpcai500.leaderboard.plots import PHONE_WIDTH, WIDTH, record_plot
 from hpcai500.leaderboard.ranking import HIDDEN_STATES, OFFICIAL, PAGE_ROWS, Board
 from hpcai500.leaderboard.rendering import TITLES, Site, level_names, quality_name_of, title_of
-from hpcai500.leaderboard.rows import ROW_COLUMNS, Row, row_of
-from hpcai500.leaderboard.tables import SHOWN_STATES, Audit, Challenge, Organisation, Submission
+from hpcai500.leaderboard.rows import Row, row_of, select_rows
+from hpcai500.leaderboard.storage import ARCHIVE, REPORT, SHA256, VERDICT
+from hpcai500.leaderboard.tables import SHOWN_STATES, Audit, Challenge, Submission
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}\Z")
-SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 AUDIT_ROWS = 100
 GROUPS = {
     "Software": ("os", "kernel", "python", "libraries"),
@@ -138,10 +138,7 @@ def find_shown(session: Session, sha256: str) -> tuple[Submission, Row]:
             "No published submission has this address. One that was just uploaded appears once this board has verified "
             "it and its organisation has published it."
         )
-    organisation = session.get_one(Organisation, found.organisation_slug)
-    return found, row_of(
-        [organisation.name if column is Organisation.name else getattr(found, column.key) for column in ROW_COLUMNS]
-    )
+    return found, row_of(session.execute(select_rows().where(Submission.sha256 == sha256)).one())
 
 
 def archive_name(row: Row) -> str:
@@ -174,9 +171,9 @@ def submission_page(session: Session, site: Site, sha256: str) -> str:
         challenges=[_challenge(challenge) for challenge in found.challenges],
         events=_events(session, sha256),
         archive_name=archive_name(row),
-        has_report=site.has_file(sha256, "report.html"),
-        has_verdict=site.has_file(sha256, "verdict.json"),
-        has_archive=site.has_file(sha256, "archive.tar.gz"),
+        has_report=site.has_file(sha256, REPORT),
+        has_verdict=site.has_file(sha256, VERDICT),
+        has_archive=site.has_file(sha256, ARCHIVE),
     )
 
 
@@ -259,7 +256,7 @@ def compare_page(session: Session, site: Site, digests: Sequence[str]) -> str:
         return site.render("compare.html", problem=problem, comparison=None, reported=())
     found = [find_shown(session, sha256) for sha256 in wanted]
     comparison = compare([row for _, row in found], [submission.facts or {} for submission, _ in found])
-    reported = {row.sha256 for _, row in found if site.has_file(row.sha256, "report.html")}
+    reported = {row.sha256 for _, row in found if site.has_file(row.sha256, REPORT)}
     return site.render("compare.html", problem="", comparison=comparison, reported=reported)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hpcai500.durable import sync_path
 from hpcai500.errors import DataError, UsageError
 from hpcai500.pipelines.conversion_journal import Journal, open_journal
 from hpcai500.pipelines.hdf5_copy import SHA256_BYTES, SIZE_BYTES, Chunk, Places, copy_chunk, explained
@@ -108,7 +109,7 @@ def write_images(
         _complete(partial, journal, provenance)
         partial.rename(output)
         journal.path.unlink()
-        _sync(output.parent)
+        sync_path(output.parent)
     return output
 
 
@@ -199,10 +200,10 @@ def _complete(partial: Path, journal: Journal, provenance: dict[str, Any]) -> No
         tables = [(split, file[split]["labels"][:], file[split]["sha256"][:]) for split in SPLITS]
         file.attrs.modify("provenance", text.encode())
         file.attrs.modify("dataset_sha256", dataset_digest(tables).encode())
-    _sync(partial)
+    sync_path(partial)
     with h5py.File(partial, "r+", locking=False) as file:
         file.attrs.modify("complete", 1)
-    _sync(partial)
+    sync_path(partial)
 
 
 # ------------------------------------------------------------------------------------------------- copying the pictures
@@ -293,12 +294,3 @@ def _written_back(path: Path) -> Iterator[None]:
         os.close(descriptor)
     if errors:
         raise errors[0]
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or the entries of a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,20 +11,15 @@ import sys
 from pathlib import Path
 
 from hpcai500.command import run_command
-from hpcai500.edition import load_edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.formats import write_json
+from hpcai500.register.asking import add_request_arguments, make_request
 from hpcai500.register.client import request_ticket
 from hpcai500.register.issuer import Register
 from hpcai500.register.keys import add_key_arguments, key_of
 from hpcai500.register.server import RegisterServer
 from hpcai500.register.ticket import (
-    MAX_NAME,
-    MAX_RUNS,
     SELF,
-    TICKET_NAME,
-    TicketRequest,
-    check_request,
     describe_ticket,
     issue_ticket,
 )
@@ -47,14 +42,7 @@ from one address, so raise --per-hour and let that server limit them."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's words."""
-    parser.add_argument("--workload", help="what will be trained")
-    parser.add_argument("--level", help="hardware, system or free")
-    parser.add_argument("--size", help="official, mini or smoke")
-    parser.add_argument("--submitter", help="who announces it, as the ranking shall show it")
-    parser.add_argument("--runs", type=int, metavar="N", help="runs that will be made (default: as the size demands)")
-    parser.add_argument(
-        "--output", type=Path, default=Path(TICKET_NAME), metavar="FILE", help="new file (default: %(default)s)"
-    )
+    add_request_arguments(parser)
     whom = parser.add_mutually_exclusive_group()
     whom.add_argument("--from", dest="url", metavar="URL", help="the register that is asked, as https://board.example")
     whom.add_argument("--self-signed", action="store_true", help="sign it yourself (default without --from)")
@@ -108,29 +96,6 @@ def announce(args: argparse.Namespace) -> int:
         )
     print(f"next:   hpcai500 submit --ticket {args.output}")
     return 0
-
-
-def make_request(args: argparse.Namespace) -> TicketRequest:
-    """What the words announce.
-
-    Raises:
-        UsageError: a word is missing or not possible.
-        UnknownNameError: there is no such workload, level or size.
-    """
-    for name in ("workload", "level", "size", "submitter"):
-        if not (getattr(args, name) or "").strip():
-            raise UsageError(f"--{name} is missing; a ticket says which runs it is for, see `hpcai500 register --help`")
-    edition = load_edition()
-    num_runs = args.runs if args.runs is not None else edition.workload(args.workload).size(args.size).num_runs
-    if not 1 <= num_runs <= MAX_RUNS:
-        raise UsageError(f"--runs {num_runs} is not possible; give 1 to {MAX_RUNS}")
-    if len(args.submitter) > MAX_NAME:
-        raise UsageError(f"--submitter has {len(args.submitter)} characters; give a name of at most {MAX_NAME}")
-    request = TicketRequest(
-        workload=args.workload, level=args.level, size=args.size, num_runs=num_runs, submitter=args.submitter
-    )
-    check_request(request, edition)
-    return request
 
 
 def serve(args: argparse.Namespace) -> int:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hpcai500.edition import Size
-from hpcai500.events import ClockStart, Energy, Evaluation, RunClose, StartUp, Window
+from hpcai500.events import Energy, Evaluation, RunClose, StartUp, Window
 from hpcai500.formats import RunConfig, RunResult, System, TimeParts
+from hpcai500.metrics import STRAGGLER_RATIO
 from hpcai500.record import RankLedger, RunRecord
-from hpcai500.submission import NS_PER_S, compute_result, time_parts
+from hpcai500.submission import NS_PER_S, compute_result, earliest_start_ns, time_parts
 
-STRAGGLER_RATIO = 1.1  # as of hpcai500.collector.RankTimes, which a judge cannot import
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 MAX_POINTS = 160  # of a curve
 MAX_NAMED = 10  # stragglers of a run that are named
@@ -151,7 +151,7 @@ def figures_of(run: RunRecord, size: Size, *, name: str, system: System | None) 
         nothing = RunRecord(run.folder, run.config, of_all_ranks=run.status)
         return RunFigures(name, run.config, compute_result(nothing, size), damage=damage, system=system)
     result = compute_result(run, size)
-    start_ns = _start_ns(run)
+    start_ns = earliest_start_ns(run.ledgers)
     elapsed_s = result.wall_s or _elapsed_s(run, start_ns)
     closes = [close for ledger in run.roots[-1:] if (close := ledger.value(RunClose)) is not None]
     return RunFigures(
@@ -175,11 +175,6 @@ def _damage(run: RunRecord) -> str:
     """The first thing that is wrong with the form of the ledgers, but for what a crash leaves."""
     findings = (finding for ledger in run.ledgers for finding in ledger.findings)
     return next((str(finding) for finding in findings if finding.rule not in ("ledger.torn", "ledger.empty")), "")
-
-
-def _start_ns(run: RunRecord) -> int | None:
-    starts = [start for ledger in run.ledgers if (start := ledger.time_ns(ClockStart)) is not None]
-    return min(starts, default=None)
 
 
 def _elapsed_s(run: RunRecord, start_ns: int | None) -> float | None:

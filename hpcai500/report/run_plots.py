@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from hpcai500.metrics import STRAGGLER_RATIO
 from hpcai500.report import amounts
 from hpcai500.report.bars import Bar, Part, SpreadRow, draw_bars, draw_part_rows, draw_spread
 from hpcai500.report.curves import Curve, Level, draw_curves
@@ -224,7 +225,10 @@ def _ranks(runs: Sequence[RunFigures], prefix: str) -> Plot | None:
         if not number
         else f"{number:,} of {num_ranks:,} ranks in {len(rows)} runs are stragglers."
     )
-    sentence += " A straggler's own time of a step, without communication, is over 1.1 times the median of all ranks."
+    sentence += (
+        " A straggler's own time of a step, without communication, is over "
+        f"{STRAGGLER_RATIO:g} times the median of all ranks."
+    )
     drawing = draw_spread(
         About(
             f"{prefix}ranks",

@@ -16,7 +16,17 @@ from hpcai500.checks.form import is_inside
 from hpcai500.deviations import Deviation, list_deviations
 from hpcai500.edition import Edition, Size, Workload
 from hpcai500.errors import RecordError, UnknownNameError, UsageError
-from hpcai500.formats import RunConfig, RunResult, Submission, Summary, System, decode, read_bytes, read_config
+from hpcai500.formats import (
+    SUBMISSION_NAME,
+    RunConfig,
+    RunResult,
+    Submission,
+    Summary,
+    System,
+    decode,
+    read_bytes,
+    read_config,
+)
 from hpcai500.plain_files import open_plain
 from hpcai500.record import RunRecord, list_ledgers, read_segments
 from hpcai500.register.trusted import TrustedKeys
@@ -26,7 +36,6 @@ from hpcai500.submission import summarise
 from hpcai500.verdict import Verdict, printable
 from hpcai500.verify import verify_submission
 
-SUBMISSION_NAME = "submission.json"
 SHEET = "evaluation/sheet.png"
 MAX_SHEET_BYTES = 1 << 20
 MAX_SHEET_PIXELS = 40_000_000  # of a few kilobytes some pictures make gigabytes

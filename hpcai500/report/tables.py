@@ -1,8 +1,4 @@
-"""The figures of a report as CSV and JSON, for spreadsheets and programs.
-
-A spreadsheet takes a cell that begins with = + - @ for a formula. Texts of a submission are a stranger's, so those that
-begin so get an apostrophe in front, by which spreadsheets know a text; numbers are numbers.
-"""
+"""The figures of a report as CSV and JSON, for spreadsheets and programs."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ import pandas as pd  # type: ignore[import-untyped]
 from hpcai500.formats import RunResult, TimeParts
 from hpcai500.report.run_figures import PERCENTILES, RunFigures
 from hpcai500.report.subject import Subject
+from hpcai500.spreadsheet import safe_cell
 from hpcai500.verdict import printable, verdict_form
 
-FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 RESULT_FIELDS = [name for name in RunResult.__struct_fields__ if name not in ("format", "run_id", "seed", "parts")]
 
 
@@ -48,17 +44,14 @@ def as_csv(subjects: Sequence[Subject]) -> str:
     """The runs as CSV with a line of names, times in s, rates in flop/s."""
     frame = runs_frame(subjects)
     texts = frame.select_dtypes(exclude="number").columns
-    frame[texts] = frame[texts].map(safe_cell)
+    frame[texts] = frame[texts].map(plain_cell)
     csv: str = frame.to_csv(index=False, lineterminator="\r\n")
     return csv
 
 
-def safe_cell(value: object) -> object:
-    """A text that no spreadsheet takes for a formula, without control characters; anything else as it is."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA_BEGINS) or value.startswith(FORMULA_BEGINS) else text
+def plain_cell(value: object) -> object:
+    """Texts on one line, without control characters, and no formulas."""
+    return safe_cell(value, printable(value)) if isinstance(value, str) else value
 
 
 def as_json(subjects: Sequence[Subject]) -> str:
