@@ -60,7 +60,7 @@ def subject_view(subject: Subject, *, prefix: str) -> dict[str, Any]:
         "energy": _energy_rows(subject),
         "system": _system_view(subject.system),
         "settings": _setting_rows(subject),
-        "deviations": subject.deviations,
+        "deviations": _deviation_rows(subject),
         "sheet": next((run for run in subject.runs if run.sheet), None),
         # a data: URI of our own making, which is longer than any text of a stranger may be
         "sheet_uri": Markup(next((run.sheet for run in subject.runs if run.sheet), "")),  # noqa: S704
@@ -248,24 +248,32 @@ def _rates(subject: Subject) -> Iterator[tuple[str, float]]:
         yield "over the ranked clock", statistics.median(whole) / machine.num_devices
 
 
-def _energy_rows(subject: Subject) -> list[dict[str, Any]]:
+def _energy_rows(subject: Subject) -> list[tuple[str, ...]]:
     """Energy of each run and kind of device."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in subject.runs[:MAX_ROWS]:
         for energy in run.energy:
             samples, flop = run.result.samples, run.result.flop_total
             rows.append(
-                {
-                    "run": run.label,
-                    "source": SOURCES[energy.source],
-                    "coverage": f"{energy.num_devices:,} on {energy.num_nodes:,} of {run.config.num_nodes:,} nodes",
-                    "energy": amounts.prefixed(energy.energy_j, "J"),
-                    "power": amounts.prefixed(energy.power_w, "W"),
-                    "per_sample": amounts.prefixed(energy.energy_j / samples if samples else None, "J"),
-                    "per_joule": amounts.prefixed(flop / energy.energy_j if flop and energy.energy_j else None, "flop"),
-                }
+                (
+                    run.label,
+                    SOURCES[energy.source],
+                    f"{energy.num_devices:,} on {energy.num_nodes:,} of {run.config.num_nodes:,} nodes",
+                    amounts.prefixed(energy.energy_j, "J"),
+                    amounts.prefixed(energy.power_w, "W"),
+                    amounts.prefixed(energy.energy_j / samples if samples else None, "J"),
+                    amounts.prefixed(flop / energy.energy_j if flop and energy.energy_j else None, "flop"),
+                )
             )
     return rows
+
+
+def _deviation_rows(subject: Subject) -> list[tuple[object, ...]]:
+    """What differs from the reference, and from which level on that is allowed."""
+    return [
+        (one.what, one.found, one.reference, one.layer, f"{one.allowed_from} level" if one.allowed_from else "no level")
+        for one in subject.deviations
+    ]
 
 
 def _system_view(system: System | None) -> dict[str, Any] | None:
