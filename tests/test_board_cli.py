@@ -228,6 +228,13 @@ def test_submitting_needs_none_of_a_boards_libraries(tmp_path: Path) -> None:
     assert "pip install 'hpcai500[leaderboard]'" in served.stderr
 
 
+def test_an_operators_task_says_what_it_did_and_nothing_else(tmp_path: Path) -> None:
+    words = ("admin", "organisation", "add", "us", "Us", "--folder", str(tmp_path / "board"))
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("us may submit")
+    assert done.stderr == ""
+
+
 def rows_of(database: Database) -> list[list[tuple[object, ...]]]:
     with database.session() as session:
         return [sorted((tuple(map(str, row)) for row in session.execute(select(table))), key=str) for table in TABLES]

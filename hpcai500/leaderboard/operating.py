@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         RecordError: the database failed meanwhile.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of itself whenever a database is opened
     try:
         if args.verb == "serve":
             return serve(args)
