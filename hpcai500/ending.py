@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import traceback
@@ -18,6 +19,16 @@ def say(text: str) -> None:
     """Tell the user, at once."""
     sys.stderr.write(f"hpcai500 train: {text}\n")
     sys.stderr.flush()
+
+
+def ignore_interrupts() -> None:
+    """From now on SIGINT and SIGTERM change nothing; call it in the main thread, once something ends this rank.
+
+    Of several ranks that end at once the launcher interrupts those that are slower, which still have to close their
+    ledgers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Ending:

@@ -24,7 +24,7 @@ from hpcai500.comm.launchers import find_place
 from hpcai500.command import run_command
 from hpcai500.deferred_dynamo import defer_dynamo
 from hpcai500.edition import Size, Workload, load_edition
-from hpcai500.ending import Ending
+from hpcai500.ending import Ending, ignore_interrupts
 from hpcai500.errors import DataError, HpcAi500Error, StoppedError
 from hpcai500.launch.binding import bind_rank
 from hpcai500.launch.topology import format_cpu_list
@@ -329,6 +329,7 @@ def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerW
         ledger.close("interrupted", str(stopped))
         raise
     except (KeyboardInterrupt, Exception) as error:
+        ignore_interrupts()
         lifeline.settle(error)  # does not return if another rank is the cause
         ending.fail(error)
     if plan.num_steps is None:

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import msgspec
 import pytest
+from run_folders import make_run
 
 from hpcai500.formats import RunConfig, read_config
 from hpcai500.launches import read_launches
@@ -274,6 +275,31 @@ def test_ctrl_c_closes_the_ledgers_and_leaves_no_process(communicator: str, smok
     closes = [value for value in events(tmp_path / "out" / "run-1") if type(value).__name__ == "RunClose"]
     assert [close.status for close in closes] == ["interrupted", "interrupted"]
     assert processes_with(str(tmp_path)) == []
+
+
+INTERRUPTED_TWICE = """
+import os, signal, sys
+from unittest import mock
+from hpcai500 import train
+from hpcai500.comm.lifeline import Lifeline
+
+def settle(self, error):
+    os.kill(os.getpid(), signal.SIGTERM)  # as a launcher does once a faster rank has ended
+
+train.train_rank = mock.Mock(side_effect=KeyboardInterrupt)
+Lifeline.settle = settle
+train.main(sys.argv[1:])
+"""
+
+
+def test_a_rank_that_is_interrupted_again_while_it_ends_still_closes_its_ledger(
+    smoke_data: Path, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, smoke_data, comm="serial", num_ranks=1, settings={})
+    command = [sys.executable, "-c", INTERRUPTED_TWICE, str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert [value.status for value in events(run) if type(value).__name__ == "RunClose"] == ["interrupted"]
 
 
 @pytest.mark.parametrize(("communicator", "killed"), [("torchdist", 0), pytest.param("mpi", 1, marks=pytest.mark.mpi)])
