@@ -2,9 +2,10 @@
 
     python benchmarks/communicators.py [--ranks 2] [--batch 16] [--image-size 64] [--rounds 8] [--json FILE]
 
-Each communicator gets launches of its own, in turn. Within a launch three steps alternate, so that all see the same
-machine: without exchange, with the communicator's, and with DistributedDataParallel over Gloo at its best
-(gradient_as_bucket_view, static_graph, no buffers, the built-in all-reduce). float32; times are the slowest rank's.
+Each communicator gets launches of its own, in turn. Within a launch four steps alternate, so that all see the same
+machine: without exchange, with the communicator's, with the communicator's and gradient_compression = bf16, and with
+DistributedDataParallel over Gloo at its best (gradient_as_bucket_view, static_graph, no buffers, the built-in
+all-reduce). float32; times are the slowest rank's.
 
 Hidden is the share of the communication that backward hides: 1 - exposed / alone. Exposed is the time after the last
 gradient exists until all means do, on the rank that comes last (on the others it is also waiting for that rank);
@@ -22,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from hpcai500.comm.communicator import Communicator, end_process, open_communica
 from hpcai500.launch.local import run_ranks
 
 COMMUNICATORS = ("torchdist", "mpi", "horovod")
-COLUMNS = ("bare", "exchange", "ddp", "exposed", "alone")
+COLUMNS = ("bare", "exchange", "bf16", "ddp", "exposed", "alone", "alone bf16")
 
 
 def reference(model: Any, comm: Communicator) -> Any:
@@ -64,42 +65,51 @@ def measure(comm: Communicator, args: argparse.Namespace) -> list[list[float]]:
 
     torch.manual_seed(0)
     bare = ResNet50().to(memory_format=torch.channels_last)
-    own, other = copy.deepcopy(bare), copy.deepcopy(bare)
+    own, rounded, other = (copy.deepcopy(bare) for _ in range(3))
     images = torch.randn(args.batch, 3, args.image_size, args.image_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(1000, (args.batch,))
-    optimizers = [torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9) for module in (bare, own, other)]
-    exchange = comm.exchange(own, optimizers[1])
+    modules = (bare, own, rounded, other)
+    bare_sgd, own_sgd, rounded_sgd, ddp_sgd = (
+        torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9) for module in modules
+    )
+    exchange = comm.exchange(own, own_sgd)
+    compressed = comm.exchange(rounded, rounded_sgd, compression="bf16")
     ddp = reference(other, comm)
 
-    def step(module: Any, optimizer: torch.optim.Optimizer, exchanging: bool) -> tuple[float, float]:
+    def step(module: Any, optimizer: torch.optim.Optimizer, exchange: Any = None) -> tuple[float, float]:
         optimizer.zero_grad()
         comm.barrier()
         start = time.perf_counter()
         torch.nn.functional.cross_entropy(module(images), labels).backward()
         exposed = 0.0
-        if exchanging:
+        if exchange is not None:
             before = time.perf_counter()
             exchange.finish()
             exposed = time.perf_counter() - before
         optimizer.step()
         return time.perf_counter() - start, exposed
 
-    rounds = []
-    for number in range(args.rounds + 2):
-        bare_s, _ = step(bare, optimizers[0], exchanging=False)
-        pair: list[Any] = [lambda: step(exchange.module, optimizers[1], True), lambda: step(ddp, optimizers[2], False)]
-        if number % 2:
-            (ddp_s, _), (own_s, exposed_s) = pair[1](), pair[0]()
-        else:
-            (own_s, exposed_s), (ddp_s, _) = pair[0](), pair[1]()
+    def alone(exchange: Any) -> float:
         comm.barrier()
         start = time.perf_counter()
         communicate(exchange)
-        alone_s = time.perf_counter() - start
-        bare_s, own_s, ddp_s, alone_s = comm.allreduce(np.array([bare_s, own_s, ddp_s, alone_s]), "max").tolist()
-        exposed_s = comm.allreduce(np.array([exposed_s]), "min").item()
+        return time.perf_counter() - start
+
+    kinds: dict[str, Callable[[], tuple[float, float]]] = {
+        "exchange": lambda: step(exchange.module, own_sgd, exchange),
+        "bf16": lambda: step(compressed.module, rounded_sgd, compressed),
+        "ddp": lambda: step(ddp, ddp_sgd),
+    }
+    rounds = []
+    for number in range(args.rounds + 2):
+        bare_s, _ = step(bare, bare_sgd)
+        names = list(kinds)[number % len(kinds) :] + list(kinds)[: number % len(kinds)]  # each comes first in its turn
+        steps = {name: kinds[name]() for name in names}
+        times_s = [bare_s, *(steps[name][0] for name in kinds), alone(exchange), alone(compressed)]
+        *most_s, alone_s, alone_bf16_s = comm.allreduce(np.array(times_s), "max").tolist()
+        exposed_s = comm.allreduce(np.array([steps["exchange"][1]]), "min").item()
         if number > 1:  # the first rounds allocate, and DDP finds its buckets
-            rounds.append([bare_s, own_s, ddp_s, exposed_s, alone_s])
+            rounds.append([*most_s, exposed_s, alone_s, alone_bf16_s])
     return rounds
 
 
@@ -141,13 +151,14 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps(rounds), encoding="utf-8")
     print(f"{'medians, ms':<12}" + "".join(f"{name:>10}" for name in COLUMNS), end="")
-    print(f"{'exchange / ddp':>26}{'exchange / bare':>26}{'hidden':>26}")
+    print("".join(f"{name:>26}" for name in ("exchange / ddp", "exchange / bare", "bf16 / exchange", "hidden")))
     for name in names:
-        bare, own, ddp, exposed, alone = columns = list(zip(*rounds[name], strict=True))
+        bare, own, rounded, ddp, exposed, alone, _ = columns = list(zip(*rounds[name], strict=True))
         print(f"{name:<12}" + "".join(f"{1000 * statistics.median(values):>10.1f}" for values in columns), end="")
         for ratios in (
             [b / a for a, b in zip(ddp, own, strict=True)],
             [b / a for a, b in zip(bare, own, strict=True)],
+            [b / a for a, b in zip(own, rounded, strict=True)],
             [1 - b / a for a, b in zip(alone, exposed, strict=True)],
         ):
             print(f"{quartiles(ratios):>26}", end="")

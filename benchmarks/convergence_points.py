@@ -42,7 +42,7 @@ def main() -> None:
 
 def curve(run: Path) -> list[float]:
     """Quality after each epoch."""
-    segments = read_segments(run, place="", ranks=[0])
+    segments = read_segments(run, place="", ranks={0})
     return [value.quality for segment in segments for value in segment.ledgers[0].values(Evaluation)]
 
 

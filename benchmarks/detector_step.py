@@ -26,7 +26,7 @@ from hpcai500.comm.communicator import open_communicator
 from hpcai500.datasets.extreme_weather.generate import WeatherRecipe, generate
 from hpcai500.edition import Size, load_edition
 from hpcai500.engine import Engine, Schedule
-from hpcai500.ledger import LedgerWriter
+from hpcai500.ledger import LedgerWriter, create_ledger
 from hpcai500.pipelines.climate_statistics import compute_statistics
 from hpcai500.pipelines.pipeline import Pipeline
 from hpcai500.workloads import data_module
@@ -70,12 +70,13 @@ def bare_loop(folder: Path, args: argparse.Namespace) -> Callable[[int], None]:
 
 def engine_loop(folder: Path, args: argparse.Namespace, precision: str, work: Path) -> Callable[[int], None]:
     size, workload = resolve(args, precision)
+    create_ledger(work / f"ledger-{precision}.jsonl")
     engine = Engine(
         Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1, quality=RULES.quality),
         workload=workload,
         pipeline=open_pipeline(folder, size, workload),
         comm=open_communicator("serial"),
-        ledger=LedgerWriter(work / f"ledger-{precision}.jsonl"),
+        ledger=LedgerWriter(work / f"ledger-{precision}.jsonl", rank=0),
         recorder=StepRecorder(work / f"steps-{precision}.h5"),
         checkpoints=Checkpoints(work, every_s=0),
     )

@@ -1,9 +1,12 @@
 """How long a board of 10,000 made-up submissions takes for its pages, over HTTP, on SQLite and PostgreSQL.
 
+All are on one board and of one edition; a tenth as many more are of an older one.
+
     python benchmarks/leaderboard.py [--submissions 10000] [--requests 40] [--quick]
 
-A server process answers one request after the other over loopback; time is from the request to the last byte, size is
-that of the answer's body as it goes over the wire. PostgreSQL is started in a temporary folder if it is installed.
+`hpcai500 leaderboard serve` answers one request after the other over loopback; time is from the request to the last
+byte, size is that of the answer's body as it goes over the wire. PostgreSQL is started in a temporary folder if it is
+installed, and analyses the table before the first request, as it does by itself within a minute or two.
 """
 
 from __future__ import annotations
@@ -21,19 +24,25 @@ from urllib.parse import urlsplit
 from report import machine, spread
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from board_rows import add_organisations, make_submission
-from boards import serving
+from board_rows import OLD_EDITION, add_organisations, make_submission
+from boards import ServedBoard
 from postgresql import PostgresqlServer, find_programs
+from sqlalchemy import text
 
-from hpcai500.leaderboard.app import create_app
-from hpcai500.leaderboard.board import BoardConfig
 from hpcai500.leaderboard.database import Database
 
 BOARD = "/boards/resnet50/official/free"
 PAGES = {
     "start": "/",
     "ranking": BOARD,
-    "ranking, filtered": f"{BOARD}?precision=bf16&accelerator=NVIDIA+GH200+480GB&energy=1",
+    "ranking, filtered": f"{BOARD}?precision=bf16&accelerator=NVIDIA+GH200+480GB&nodes_min=2",
+    "ranking, by watt": f"{BOARD}?sort=per_watt",
+    "ranking, by date": f"{BOARD}?sort=date",
+    "filtered, by date": f"{BOARD}?precision=bf16&energy=1&sort=date",
+    "ranking, worst first": f"{BOARD}?sort=-vflops",
+    "ranking, last page": f"{BOARD}?page=999999",
+    "by watt, last page": f"{BOARD}?sort=per_watt&page=999999",
+    "ranking, all editions": f"{BOARD}?edition=all",
     "record progression": "/history/resnet50/official/free",
     "CSV": f"{BOARD}.csv",
 }
@@ -45,9 +54,14 @@ def fill(url: str, number: int) -> None:
     with database.writing() as session:
         add_organisations(session)
         for start in range(0, number, BATCH):
-            session.add_all(make_submission(one) for one in range(start, min(start + BATCH, number)))
+            numbers = range(start, min(start + BATCH, number))
+            session.add_all(make_submission(one) for one in numbers)
+            session.add_all(make_submission(number + one, edition=OLD_EDITION) for one in numbers if one % 10 == 0)
             session.flush()
             session.expunge_all()
+    if database.is_postgresql:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE submission"))
     database.close()
 
 
@@ -70,11 +84,13 @@ def ask(url: str, path: str, requests: int) -> tuple[list[float], int]:
 def measure(name: str, url: str, args: argparse.Namespace) -> None:
     fill(url, args.submissions)
     with tempfile.TemporaryDirectory() as folder:
-        config = BoardConfig(folder=Path(folder), database_url=url, num_workers=0, requests_per_minute=10**7)
-        with serving(create_app(config)) as address:
+        served = ServedBoard(Path(folder) / "board", url, workers=0)
+        try:
             for page, path in PAGES.items():
-                times_ms, size_bytes = ask(address, path, args.requests)
-                print(f"{name:12} {page:20} {spread(times_ms, 'ms'):36} {size_bytes / 1000:8.1f} KB", flush=True)
+                times_ms, size_bytes = ask(served.url, path, args.requests)
+                print(f"{name:10} {page:22} {spread(times_ms, 'ms'):36} {size_bytes / 1000:8.1f} KB", flush=True)
+        finally:
+            served.stop()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from hpcai500.comm.communicator import open_communicator
 from hpcai500.datasets.generated import Recipe, prepare
 from hpcai500.edition import load_edition
 from hpcai500.engine import Engine, Schedule
-from hpcai500.ledger import LedgerWriter
+from hpcai500.ledger import LedgerWriter, create_ledger
 from hpcai500.models.resnet import ResNet50
 from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
 from hpcai500.pipelines.pipeline import Pipeline
@@ -90,12 +90,13 @@ def open_workload(args: argparse.Namespace) -> ResNet50Workload:
 
 
 def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> Engine:
+    create_ledger(folder / "ledger.jsonl")
     return Engine(
         Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1, quality="top-1"),
         workload=open_workload(args),
         pipeline=pipeline,
         comm=open_communicator("serial"),
-        ledger=LedgerWriter(folder / "ledger.jsonl"),
+        ledger=LedgerWriter(folder / "ledger.jsonl", rank=0),
         recorder=StepRecorder(folder / "steps.h5"),
         checkpoints=Checkpoints(folder, every_s=0),
     )

@@ -32,7 +32,7 @@ from report import spread
 
 from hpcai500.edition import Edition
 from hpcai500.formats import RunConfig
-from hpcai500.ledger import ChainHead, LedgerWriter
+from hpcai500.ledger import ChainHead, LedgerWriter, create_ledger
 from hpcai500.record import ledger_path
 from hpcai500.submission import DataSource, assemble_submission, result_from_ledgers, write_json
 
@@ -58,8 +58,8 @@ def edition_with(**changes: Any) -> Edition:
     return replace(edition, workloads={**edition.workloads, "resnet50": changed})
 
 
-def write_large(folder: Path, *, num_runs: int, num_ranks: int) -> None:
-    """Write a submission on nodes of eight GPUs: ImageNet's counts, 16 pictures a rank, 26 epochs of 39 steps."""
+def write_large(folder: Path, *, num_runs: int, num_ranks: int, batch_size: int = 16) -> None:
+    """Write a submission on nodes of eight GPUs, with ImageNet's counts."""
     rules = recording.EDITION.workload("resnet50")
     for number in range(num_runs):
         config = RunConfig(
@@ -74,7 +74,7 @@ def write_large(folder: Path, *, num_runs: int, num_ranks: int) -> None:
             num_nodes=num_ranks // RANKS_PER_NODE,
             device="cuda",
             data=DataSource(path="data.h5", dataset_sha256=recording.DATASET, source="generated"),
-            settings=rules.resolve("smoke", "free", {"report_steps": 50}),
+            settings=rules.resolve("smoke", "free", {"report_steps": 50, "batch_size_per_rank": batch_size}),
         )
         write_run(folder / f"run-{number}", config, number)
     folders = [folder / f"run-{number}" for number in range(num_runs)]
@@ -92,26 +92,24 @@ def write_run(folder: Path, config: RunConfig, number: int) -> None:
     for rank in (0, 1):
         clock = recording.Clock(start_ns + rank)
         with mock.patch("hpcai500.ledger.time", clock):
-            ledger = LedgerWriter(ledger_path(folder, 0, rank))
+            if rank == 0:
+                create_ledger(ledger_path(folder, 0, node=0))
+            ledger = LedgerWriter(ledger_path(folder, 0, node=0), rank)
             recording.open_rank(ledger, clock, folder, config, segment=0, rank=rank, num_ranks=config.num_ranks)
             recording.record_rank(ledger, clock, config, rank, number=number, cut="", first_epoch=0)
-    pattern = [json.loads(line) for line in ledger_path(folder, 0, 1).read_bytes().splitlines()]
+    lines = [json.loads(line) for line in ledger_path(folder, 0, node=0).read_bytes().splitlines()]
+    pattern = [line for line in lines if line["rank"] == 1]
+    for line in lines:
+        if line["event"] == "run_open":
+            line["value"] |= {"host": "node0", "local_rank": line["rank"]}
+    chain_lines(ledger_path(folder, 0, node=0), lines)
     for rank in range(2, config.num_ranks):
         write_rank(folder, config, rank, pattern, number)
-    chain_lines(ledger_path(folder, 0, 0), placed(folder, 0))
-    chain_lines(ledger_path(folder, 0, 1), placed(folder, 1))
     write_json(folder / "result.json", result_from_ledgers(folder, recording.EDITION))
 
 
-def placed(folder: Path, rank: int) -> list[dict[str, Any]]:
-    """The lines of a rank, opened on its node."""
-    lines = [json.loads(line) for line in ledger_path(folder, 0, rank).read_bytes().splitlines()]
-    lines[0]["value"] |= {"host": f"node{rank // RANKS_PER_NODE}", "local_rank": rank % RANKS_PER_NODE}
-    return lines
-
-
 def write_rank(folder: Path, config: RunConfig, rank: int, pattern: list[dict[str, Any]], number: int) -> None:
-    """Write the ledger of a rank: what rank 1 did, with its own samples, losses and shard."""
+    """Write the lines of a rank: what rank 1 did, with its own samples, losses and shard."""
     size = recording.EDITION.workload("resnet50").size("smoke")
     batch = int(config.settings["batch_size_per_rank"])
     shard = len(range(rank, size.num_validation_samples, config.num_ranks))
@@ -133,10 +131,11 @@ def write_rank(folder: Path, config: RunConfig, rank: int, pattern: list[dict[st
             counts = recording.top_1_counts(shard, value["epoch"], size, number)
             value |= {"samples": shard, "counts": counts}
             value["loss_sum"] = recording.evaluation_loss(shard, counts["correct"][0], size, config)
-        raw = msgspec.json.encode(line | {"value": value, "seq": head.seq, "prev": head.sha256})
+        raw = msgspec.json.encode(line | {"rank": rank, "value": value, "seq": head.seq, "prev": head.sha256})
         head.advance(raw)
         content.append(raw)
-    ledger_path(folder, 0, rank).write_bytes(b"\n".join(content) + b"\n")
+    with ledger_path(folder, 0, node=rank // RANKS_PER_NODE).open("ab") as file:
+        file.write(b"\n".join(content) + b"\n")
 
 
 VERIFY = """
@@ -178,7 +177,9 @@ def start_small_s(path: Path) -> float:
     return time.perf_counter() - begin
 
 
-LARGE = {"epochs": 26, "num_train_samples": 1281167, "num_validation_samples": 50000, "num_classes": 1000}
+IMAGENET = {"num_train_samples": 1281167, "num_validation_samples": 50000, "num_classes": 1000}
+LARGE = {"epochs": 26, **IMAGENET}
+HUGE = {"epochs": 90, **IMAGENET}
 MANY = {"epochs": 69, "num_train_samples": 1152, "num_validation_samples": 600, "num_runs": 5, "num_classes": 10}
 
 
@@ -203,11 +204,20 @@ def main() -> None:
     seconds, peak_mb, _, findings = verify_afresh(folder, [folder / "large" / "submission.json"])
     print(f"5 runs x {num_ranks} ranks x 1,014 steps: {seconds:.1f} s, {peak_mb:.0f} MB, findings: {findings}")
 
+    recording.EDITION = edition_with(**HUGE, num_runs=1)
+    huge = folder / "huge" / "submission.json"
+    if not huge.exists():
+        write_large(huge.parent, num_runs=1, num_ranks=8 * num_ranks, batch_size=4)
+    num_bytes = sum(path.stat().st_size for path in huge.parent.rglob("*.jsonl"))
+    seconds, peak_mb, _, findings = verify_afresh(folder, [huge])
+    what = f"1 run x {8 * num_ranks:,} ranks x 90 epochs ({num_bytes / 1e9:.2f} GB of ledgers)"
+    print(f"{what}: {seconds:.1f} s, {peak_mb:.0f} MB, findings: {findings}")
+
     recording.EDITION = edition_with(**MANY)
     origin = folder / "many" / "0"
     if not (origin / "submission.json").exists():
         recording.record_submission(origin, num_ranks=1, settings={"report_steps": 100})
-    num_events = len((origin / "run-1" / "ledger" / "rank-00000.jsonl").read_bytes().splitlines())
+    num_events = len((origin / "run-1" / "ledger" / "node-00000.jsonl").read_bytes().splitlines())
     for copy in range(1, num_copies):
         if not (folder / "many" / str(copy)).exists():
             shutil.copytree(origin, folder / "many" / str(copy), copy_function=shutil.copyfile)

@@ -38,9 +38,17 @@ PARTS = {
         ("metrics", "qualities", "flop_forms", "learning_rate", "sample_order", "code_digest"),
     ),
     "rules": Part("judge", 1, "what is allowed", ("edition", "convergence", "devices", "rulebook", "finding", "rules")),
-    "records": Part("judge", 1, "ledgers, files", ("events", "formats", "ledger", "record")),
+    "records": Part(
+        "judge", 1, "ledgers, files", ("events", "formats", "ledger", "record", "micro_record", "roofline")
+    ),
     "register": Part("judge", 0.5, "tickets, keys", ("register",)),
     "proofs": Part("judge", 1.5, "equivalence", ("equivalence", "equivalence.proof", "equivalence.definition")),
+    "energy figures": Part(
+        "judge",
+        0,
+        "joules, labels",
+        ("energy.integrate", "energy.label", "energy.meter_file", "energy.told", "energy.figures"),
+    ),
     "submission": Part("judge", 1, "runs put together", ("submission", "signature", "deviations")),
     "checks": Part("judge", 1, "findings", ("checks",)),
     "verify": Part(
@@ -62,6 +70,7 @@ PARTS = {
         ),
     ),
     "report": Part("judge", 1.5, "pages of runs", ("report",)),
+    "scaling": Part("judge", 1.5, "plans for more nodes", ("scaling",)),
     "leaderboard": Part("judge", 0.5, "rankings", ("leaderboard",)),
     "machine": Part("run", 3, "devices, energy", ("system", "energy", "nvidia_smi", "allocator")),
     "comm": Part("run", 4, "ranks talk", ("comm",)),
@@ -81,6 +90,7 @@ PARTS = {
         ("data", "data_weather", "data_progress", "datasets", "weather_pictures", "detection_sheet"),
     ),
     "selfcheck": Part("run", 3, "fit to measure?", ("selfcheck", "probes")),
+    "micro": Part("run", 6, "kernels, roofline", ("micro",)),
     "launch": Part("run", 4, "Slurm, mpiexec", ("launch",)),
     "training": Part(
         "run",
@@ -113,6 +123,7 @@ PARTS = {
         (
             "submit",
             "plan",
+            "rank_trial",
             "announced",
             "unfinished",
             "site",
@@ -121,6 +132,7 @@ PARTS = {
             "launches",
             "last_words",
             "over",
+            "energy.command",
             "run_states",
             "status",
             "watch",

@@ -25,9 +25,12 @@ COMMANDS = {
     "export": ("hpcai500.export", "write MLPerf's logs of a submission, and JSON Schemas"),
     "register": ("hpcai500.register.cli", "announce runs before they are made; get or give tickets for that"),
     "leaderboard": ("hpcai500.leaderboard.cli", "run a board of verified submissions, and upload to one"),
+    "meter": ("hpcai500.energy.command", "add what power meters read to runs that are complete"),
     "sign": ("hpcai500.sign", "vouch for a submission with a key of yours"),
     "site": ("hpcai500.site", "show what site.toml says of this cluster"),
     "selfcheck": ("hpcai500.selfcheck", "check whether this machine is fit to be measured"),
+    "plan": ("hpcai500.scaling.command", "say what a job would take on more nodes, and what limits it"),
+    "micro": ("hpcai500.micro.command", "measure what this machine allows: a training step's operations one by one"),
     "data": ("hpcai500.data", "prepare, generate, inspect and check data files"),
 }
 EPILOG = """examples:

@@ -80,7 +80,8 @@ class Engine:
         self.model = workload.build_model()
         comm.broadcast_module(self.model)
         self.optimizer = workload.build_optimizer(self.model)
-        self.exchange = comm.exchange(self.model, self.optimizer)
+        compression = workload.settings["gradient_compression"]
+        self.exchange = comm.exchange(self.model, self.optimizer, compression=compression)
         self.scaler = torch.amp.GradScaler("cuda", enabled=workload.settings["precision"] == "fp16")
         # A look is what notices that a checkpoint is due, so it comes at least as often.
         period_s = min(LOOK_PERIOD_S, checkpoints.every_s or LOOK_PERIOD_S)
@@ -317,9 +318,9 @@ class Engine:
 
 
 def _options(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the settings say of each group of parameters; the learning rate is set at each step."""
+    """What the settings say of each group of parameters; the learning rate is set at each step, fused at the first."""
     return [
-        {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+        {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr", "fused")}
         for group in optimizer.param_groups
     ]
 

@@ -25,6 +25,7 @@ Counts = Annotated[dict[str, Annotated[list[Count], Meta(max_length=1000)]], Met
 Curves = Annotated[list[Annotated[list[Fraction], Meta(max_length=1000)]], Meta(max_length=1000)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Digest64 = Annotated[str, Meta(pattern="^[0-9]{1,20}$")]  # decimal text: JSON readers lose integers beyond 2**53
+LedgerEnergySource = Literal["nvml", "rapl", "slurm", "ipmi"]
 Text = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"\S")]
 
 
@@ -237,18 +238,25 @@ class ClockStop(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Energy(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What devices of a node drew, from just before the clock started to just after it stopped (hpcai500/energy.py).
+    """What devices drew for ``duration_ns`` from ``wall_ns`` on, which encloses the ranked clock (hpcai500/energy).
 
     ``source``: "nvml" is that of all of the node's NVIDIA GPUs that the rank can see, "rapl" of the packages of its
-    processors, without their memory. ``num_readings`` of the counters were taken in ``duration_ns``.
+    processors, without their memory, "ipmi" of the node's power supplies, "slurm" of all nodes of the job step, whose
+    number then is ``num_devices``. ``plugin`` is what read for it, ``accuracy`` its largest error as a part of the
+    reading, as stated; null where there is none. ``num_readings`` were taken, no two further apart than
+    ``longest_gap_ns``.
     """
 
     EVENT: ClassVar[str] = "energy"
-    source: Literal["nvml", "rapl"]
+    source: LedgerEnergySource
+    plugin: Text | None = None
     num_devices: Positive
     energy_j: NotNegative
+    wall_ns: UnixTime
     duration_ns: Duration
-    num_readings: Positive
+    num_readings: Annotated[int, Meta(ge=2, le=MAX_INTEGER)]
+    longest_gap_ns: Duration
+    accuracy: Fraction | None = None
 
 
 class RunClose(Event, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,12 +15,23 @@ import msgspec
 from msgspec import Meta
 
 from hpcai500.errors import RecordError
-from hpcai500.events import Count, Fraction, NotNegative, Positive, Sha256, Text, UnixTime
+from hpcai500.events import (
+    Count,
+    Fraction,
+    LedgerEnergySource,
+    NotNegative,
+    Positive,
+    Sha256,
+    Text,
+    UnixTime,
+)
 from hpcai500.plain_files import open_plain
 
 SUBMISSION_NAME = "submission.json"
 SELFCHECK_NAME = "selfcheck.json"  # what `hpcai500 selfcheck --json` found, in a run's folder; may be missing
 Status = Literal["completed", "failed", "interrupted"]
+EnergySource = LedgerEnergySource | Literal["meter"]
+EnergyLabel = Literal["measured", "informative"]  # hpcai500.energy.label says what earns which
 PublicKey = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # of Ed25519, in hexadecimal
 SignatureHex = Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
 PositiveNumber = Annotated[float, Meta(gt=0)]
@@ -86,8 +97,46 @@ class TimeParts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     other_s: float
 
 
+class EnergyResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one source tells of a run's energy inside the ranked clock.
+
+    Attributes:
+        source: "meter" is the file of a meter (meter.csv in the run's folder); the others stand in the ledgers.
+        plugin: what read for it; null where it reads itself.
+        label: null where there is no figure.
+        energy_j: of all nodes; null unless all of them tell all of it.
+        power_w: mean over the ranked clock, without the time between a stop and going on.
+        joules_per_sample: of training samples; evaluations and checkpoints are within the energy.
+        vflops_per_w: the run's VFLOPS over power_w.
+        num_nodes: that tell all of it.
+        num_devices: of those nodes, GPUs or packages of processors; nodes or meters for the other sources.
+        node_j: least, median and most energy of a node; null where nodes are not told apart.
+        num_readings: the fewest of a node.
+        longest_gap_s: between two readings of a node.
+        accuracy: the worst that was stated; null where one was not.
+        lacks: which node lacks what, in words; empty if there is a figure.
+    """
+
+    source: EnergySource
+    plugin: Text | None
+    label: EnergyLabel | None
+    energy_j: NotNegative | None
+    power_w: NotNegative | None
+    joules_per_sample: NotNegative | None
+    vflops_per_w: NotNegative | None
+    num_nodes: Count
+    num_devices: Count
+    node_j: tuple[NotNegative, NotNegative, NotNegative] | None
+    num_readings: Count
+    longest_gap_s: NotNegative
+    accuracy: Fraction | None
+    lacks: list[Text]
+
+
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """result.json: the figures of a run, all computed from its ledgers; null where the run did not get that far.
+
+    Only those of energy are also from meter.csv, if that is there.
 
     Attributes:
         segments: 1, and one more for each time the run was resumed; 0 of a run that was announced and never started.
@@ -107,6 +156,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         time_to_quality_s: clock time of the first evaluation at or above the target.
         time_to_quality_interpolated_s: where the line through the evaluations meets the target.
         loss_last: mean training loss of the last window, mean over ranks.
+        energy: what each source tells that any node has; null in records of earlier versions.
     """
 
     format: Literal[1] = 1
@@ -137,6 +187,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     epochs_to_quality: PositiveNumber | None
     epochs_to_quality_interpolated: PositiveNumber | None
     loss_last: NotNegative | None
+    energy: list[EnergyResult] | None = None
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

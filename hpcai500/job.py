@@ -203,10 +203,11 @@ class JobDriver:
     def _train(self, history: list[launches.Launch], start: Position) -> Decision:
         segment = next_segment(self.run_folder)
         _put_aside(failure_path(self.run_folder, segment))
-        stage = self.launch.stage_dir
+        stage, accuracy = self.launch.stage_dir, self.launch.ipmi_accuracy
         words = [
             str(self.run_folder),
             *(["--stage", stage, "--on-full-disk", self.launch.on_full_disk] if stage else []),
+            *(["--ipmi-accuracy", str(accuracy)] if accuracy is not None else []),
         ]
         argv = rank_command(self.launch, "hpcai500.train", *words, folders=self._folders)
         exit_code = self._run_step(argv, segment=segment)

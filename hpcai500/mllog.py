@@ -22,7 +22,7 @@ from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import ClockStart, ClockStop, DataOpen, EpochPart, Evaluation, EvaluationShard, RunOpen, Window
 from hpcai500.formats import RunConfig, Submission, SubmittedRun, System, read_bytes, read_config, read_record
 from hpcai500.learning_rate import learning_rate, peak_learning_rate
-from hpcai500.ledger import Entry
+from hpcai500.ledger_reader import Entry
 from hpcai500.record import RankLedger, RunRecord, read_run
 
 RULESET = "4.0.0"

@@ -17,7 +17,7 @@ from hpcai500.edition import SettingValue, Size, Workload, load_edition
 from hpcai500.errors import BackendUnavailableError, UsageError
 from hpcai500.formats import DataSource, RunConfig, SignedTicket
 from hpcai500.launch.launch_config import LaunchConfig
-from hpcai500.launch.layout import check_partition, make_launch
+from hpcai500.launch.layout import AUTO, check_auto, check_partition, choose_device, make_launch
 from hpcai500.launch.site import FoundSite, find_site
 from hpcai500.launch.walltime import HOUR_S, format_walltime
 from hpcai500.register.ticket import announced_run, describe_ticket, run_seed
@@ -46,6 +46,7 @@ class Plan:
         ticket: that announced the runs of a new submission.
         is_new: the folder is yet to be made.
         queue_limit_s: the time limit the partition gives to a job that asks for none; None if unknown.
+        choice: why there are as many ranks as there are, where --ranks-per-node auto chose; else "".
     """
 
     configs: list[RunConfig]
@@ -57,6 +58,7 @@ class Plan:
     ticket: SignedTicket | None = None
     is_new: bool = True
     queue_limit_s: int | None = None
+    choice: str = ""
 
     @property
     def name(self) -> str:
@@ -83,6 +85,7 @@ class Plan:
             "runs": f"{len(self.configs)} (seeds {seeds}){self._describe_order()}",
             "ranks": f"{self._describe_place()}, device {first.device}, "
             f"{first.settings['communicator']} communicator, {first.settings['pipeline']} pipeline",
+            "chosen": self.choice,
             "a run": f"{self.size.epochs} epochs of {steps} steps of {global_batch} samples, "
             f"{first.settings['precision']}, target quality {self.size.target_quality}",
             "time": self._describe_time(),
@@ -188,6 +191,7 @@ def make_plan(args: argparse.Namespace) -> Plan:
     size = rules.size(args.size or DEFAULT_SIZE)
     settings = rules.resolve(size.name, level, parse_overrides(args.overrides))
     found = find_site(args.site)
+    args, choice = with_chosen_ranks(args, found, size, workload=workload, settings=settings)
     launch, device = make_launch(args, found.site)
     if launch.cluster == "allocation":
         check_partition(found.site, args)
@@ -231,7 +235,35 @@ def make_plan(args: argparse.Namespace) -> Plan:
         site=found,
         ticket=signed,
         queue_limit_s=queue_limit_s,
+        choice=choice,
     )
+
+
+def with_chosen_ranks(
+    args: argparse.Namespace, found: FoundSite, size: Size, *, workload: str, settings: dict[str, SettingValue]
+) -> tuple[argparse.Namespace, str]:
+    """The words with a number for --ranks-per-node auto, and why it is that; any other words as they are, and "".
+
+    Raises:
+        UsageError: nothing can be measured, or the data is not what the size asks for.
+        RunError: the ranks of a trial failed.
+    """
+    if args.ranks_per_node != AUTO:
+        return args, ""
+    check_auto(args)
+    chosen = argparse.Namespace(**vars(args))
+    if choose_device(args.device)[0] == "cuda":
+        chosen.ranks_per_node = None
+        return chosen, "one rank a GPU, as always on GPUs"
+    from hpcai500.rank_trial import Trial, choose_ranks
+
+    check_backends(settings)
+    path = choose_data(args.data, found, workload, size.name)
+    data = open_source(workload, path, size, num_ranks=1)
+    check_batch(settings, size, 1)
+    trial = Trial(workload=workload, size=size.name, settings=settings, data_path=data.path)
+    chosen.ranks_per_node, choice = choose_ranks(trial, size=size)
+    return chosen, choice
 
 
 def new_folder(found: FoundSite, name: str, launch: LaunchConfig, environ: Mapping[str, str] | None = None) -> Path:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hpcai500.record import ledger_path
 
+RANK_0 = b'{"rank":0,'  # how its lines begin
 TIME_PARTS = ("data_wait", "forward_backward", "communication", "optimizer")  # of a window
 PLAIN_PERIOD_S = 10.0  # between two lines where the output is not a terminal
 
@@ -105,13 +106,13 @@ class RunFollower:
     def poll(self) -> RunState:
         """Take in the new lines of all segments; a line that is still being written is left for the next time."""
         self._read_new_lines()
-        while ledger_path(self._run_folder, self._segment + 1, rank=0).parent.exists():
+        while ledger_path(self._run_folder, self._segment + 1, node=0).parent.exists():
             self._segment, self._offset = self._segment + 1, 0
             self._read_new_lines()
         return self.state
 
     def _read_new_lines(self) -> None:
-        path = ledger_path(self._run_folder, self._segment, rank=0)
+        path = ledger_path(self._run_folder, self._segment, node=0)
         if not path.exists():
             return
         with path.open("rb") as file:
@@ -120,7 +121,10 @@ class RunFollower:
         whole = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole)
         for line in whole.splitlines():
-            entry = json.loads(line)
+            at = line.rfind(RANK_0)
+            if at < 0:
+                continue  # of another rank of the node, or a line that a full disk cut
+            entry = json.loads(line[at:])
             self._take(entry["event"], entry["value"])
 
     def _take(self, event: str, value: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcai500.checkpoint import FoundCheckpoint, find_checkpoint
@@ -11,7 +11,8 @@ from hpcai500.edition import Edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import Checkpoint
 from hpcai500.formats import RunConfig, read_record, write_json
-from hpcai500.ledger import ChainHead, read_head
+from hpcai500.ledger import ChainHead
+from hpcai500.ledger_reader import read_heads
 from hpcai500.record import Position, ledgers_digest, list_ledgers, read_run, read_segments
 from hpcai500.replay.order import ORDER_NAME, ReplayOrder
 from hpcai500.submission import result_from_ledgers
@@ -29,12 +30,14 @@ class SegmentPlan:
         number: of the segment; 0 for a run that begins.
         checkpoint: where to go on.
         ledgers_sha256: binds the ledgers of the segments before (hpcai500.record.ledgers_digest).
+        heads: by rank the ends of their chains there; a rank that is not in it begins a new one.
         num_steps: to train and no more, of a replay (hpcai500/replay); None to train all that is left.
     """
 
     number: int
     checkpoint: FoundCheckpoint
     ledgers_sha256: str
+    heads: dict[int, ChainHead] = field(default_factory=dict)
     num_steps: int | None = None
 
 
@@ -55,11 +58,12 @@ def plan_segment(run_folder: Path, config: RunConfig, *, num_ranks: int) -> Segm
         )
     segments = read_segments(run_folder, place="", ranks={0})
     _check_ranks(config, num_ranks)
-    heads = {(number, rank): read_head(path) for number, ranks in paths.items() for rank, path in ranks.items()}
-    _wait_for_clock(run_folder, max((head.time_ns for head in heads.values() if head), default=0))
+    ends = read_ends(paths)
+    heads = last_heads(ends)
+    _wait_for_clock(run_folder, max((head.time_ns for head in heads.values()), default=0))
     saved = [event for segment in segments for ledger in segment.ledgers for event in ledger.values(Checkpoint)]
-    digest = ledgers_digest((*key, chained.sha256) for key, chained in _chain(heads).items())
-    return SegmentPlan(max(paths) + 1, find_checkpoint(run_folder / "checkpoints", saved), digest)
+    digest = ledgers_digest((*key, head.sha256) for key, head in ends.items())
+    return SegmentPlan(max(paths) + 1, find_checkpoint(run_folder / "checkpoints", saved), digest, heads)
 
 
 def plan_replay(run_folder: Path) -> SegmentPlan:
@@ -73,25 +77,23 @@ def plan_replay(run_folder: Path) -> SegmentPlan:
     return SegmentPlan(0, checkpoint, ledgers_digest([]), num_steps=order.num_steps)
 
 
-def last_head(run_folder: Path, rank: int, *, segment: int) -> ChainHead:
-    """The end of a rank's chain before a segment; a new chain if the rank has none.
+def read_ends(paths: dict[int, dict[int, Path]]) -> dict[tuple[int, int], ChainHead]:
+    """By segment and rank the ends of the chains in the ledgers, as list_ledgers has them.
 
     Raises:
-        RecordError: its last line is damaged.
+        RecordError: a rank's last line is damaged.
     """
-    for number, ranks in reversed(list_ledgers(run_folder).items()):
-        if number < segment and rank in ranks and (head := read_head(ranks[rank])) is not None:
-            return head
-    return ChainHead()
+    return {
+        (segment, rank): head
+        for segment, nodes in paths.items()
+        for path in nodes.values()
+        for rank, head in read_heads(path).items()
+    }
 
 
-def _chain(heads: dict[tuple[int, int], ChainHead | None]) -> dict[tuple[int, int], ChainHead]:
-    """Where a file has no whole line its chain ends as that of the segment before."""
-    chained: dict[tuple[int, int], ChainHead] = {}
-    last: dict[int, ChainHead] = {}
-    for (segment, rank), head in sorted(heads.items()):
-        last[rank] = chained[segment, rank] = head or last.get(rank, ChainHead())
-    return chained
+def last_heads(ends: dict[tuple[int, int], ChainHead]) -> dict[int, ChainHead]:
+    """By rank the end of its chain in the last segment in which it wrote a line."""
+    return {rank: head for (_, rank), head in sorted(ends.items(), key=lambda end: end[0])}
 
 
 def finish_trained_run(run_folder: Path, config: RunConfig, edition: Edition) -> bool:

@@ -120,6 +120,11 @@ RULEBOOK: dict[str, Rule] = {
         "A stronger or weaker machine than described could have made the run.",
         _MEND,
     ),
+    "chain.nodes": Rule(
+        "Each host has one ledger, with the lines of its ranks alone; they are numbered by their lowest ranks.",
+        "Lines could be moved from one machine to another.",
+        _MEND,
+    ),
     "chain.local_ranks": Rule(
         "The ranks of a host count their places there from 0, each once.",
         "One place could be told of twice, and another left out.",
@@ -409,7 +414,8 @@ RULEBOOK: dict[str, Rule] = {
         "if system.json lacks a network of the host, report how its kernel names it",
     ),
     "physics.energy": Rule(
-        "Energy is that of the host's processors or accelerators, between what they draw at rest and can be set to.",
+        "Energy is that of the host's processors, accelerators or power supplies, between what they draw at rest and "
+        "can be set to, and its readings are as many as their gaps need to fill its time.",
         "An energy that nothing supports could be claimed.",
         "if a figure in rules/devices.toml is wrong, report it with a source",
     ),

@@ -28,8 +28,9 @@ MIX_2 = 0x94D049BB133111EB
 CHUNK = 1 << 15  # words that stay in a core's cache while they are mixed
 
 
+@functools.lru_cache(maxsize=1)  # a run asks for that of its epoch twice: to cut batches, and for the digest at the end
 def epoch_order(seed: int, epoch: int, num_samples: int) -> Int64Array:
-    """Order of the samples in an epoch.
+    """Order of the samples in an epoch; read-only.
 
     Returns: a permutation of 0..num_samples-1, shape (num_samples,), which depends on nothing but the arguments: the
     stable argsort of the draws. NumPy sorts 16 bits at a time by counting, so two rounds sort by the upper half of the
@@ -46,7 +47,9 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> Int64Array:
         tied[:-1] |= agree
         group = order[tied]
         order[tied] = group[np.argsort(draws[group], kind="stable")]
-    return order.astype(np.int64, copy=False)
+    order = order.astype(np.int64, copy=False)
+    order.flags.writeable = False
+    return order
 
 
 class _Key(ISeedSequence):

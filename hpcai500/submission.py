@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcai500 import metrics
 from hpcai500.edition import Edition, Size, load_edition
+from hpcai500.energy.figures import energy_results
 from hpcai500.equivalence.proof import PROOF_NAME
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import (
@@ -83,8 +84,9 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
     """The figures of a run; those it did not get far enough for are None, all of them if it never started."""
     ledgers = run.ledgers
     last = run.segments[-1] if run.segments else Segment(0, [])
-    parts = [part for ledger in ledgers for part in ledger.values(EpochPart)]
-    samples = sum(part.samples for part in parts)
+    samples = skipped = 0
+    for part in (part for ledger in ledgers for part in ledger.values(EpochPart)):
+        samples, skipped = samples + part.samples, skipped + part.skipped
     wall_s = _wall_s(run, last)
     built = next((built for ledger in ledgers if (built := ledger.value(ModelBuilt))), None)
     flop_training = built.flop_training_per_sample if built else None
@@ -97,6 +99,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
     quality = qualities[-1] if qualities else None
     target = size.target_quality
     flops = metrics.flops(samples * flop_training, wall_s) if flop_training and wall_s else None
+    vflops = _vflops(flops, quality, target, size.vflops_exponent)
     old = _flops_2020(size, wall_s)
     return RunResult(
         run_id=run.config.run_id,
@@ -106,7 +109,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         num_ranks=run.config.num_ranks,
         epochs=_completed_epochs(last),
         samples=samples,
-        skipped=sum(part.skipped for part in parts),
+        skipped=skipped,
         wall_s=wall_s,
         train_s=_train_s(run) if wall_s else None,
         parts=time_parts(run, wall_s) if wall_s else None,
@@ -117,7 +120,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         target_quality=target,
         achieved_quality=quality,
         vflops_exponent=size.vflops_exponent,
-        vflops=_vflops(flops, quality, target, size.vflops_exponent),
+        vflops=vflops,
         flops_2020=old,
         vflops_2020=_vflops(old, quality, target, size.vflops_exponent),
         vflops_2020_n10=_vflops(old, quality, target, 10),
@@ -128,6 +131,7 @@ def compute_result(run: RunRecord, size: Size) -> RunResult:
         epochs_to_quality=metrics.time_to_quality(epochs, qualities, target),
         epochs_to_quality_interpolated=metrics.interpolated_time_to_quality(epochs, qualities, target),
         loss_last=_last_loss(run),
+        energy=energy_results(run, samples=samples, vflops=vflops) if wall_s else [],
     )
 
 
@@ -171,12 +175,12 @@ def _wall_s(run: RunRecord, last: Segment) -> float | None:
 
 def _train_s(run: RunRecord) -> float:
     """Training steps that count, on the rank of each segment with most of them."""
-    return sum(max(_sum_s(ledger, Window) for ledger in segment.ledgers) for segment in run.segments)
+    return sum(max((_sum_s(ledger, Window) for ledger in one.ledgers), default=0.0) for one in run.segments)
 
 
-def _sum_s(ledger: RankLedger, kind: type[Timed], field: str = "duration_ns") -> float:
-    """Sum of one duration over all events of a kind that count, in seconds; summed as integers, so exact."""
-    return float(sum(getattr(value, field) for value in ledger.values(kind)) / NS_PER_S)
+def _sum_s(ledger: RankLedger, kind: type[Timed]) -> float:
+    """Sum of the durations of all events of a kind that count, in seconds; summed as integers, so exact."""
+    return sum(value.duration_ns for value in ledger.values(kind)) / NS_PER_S
 
 
 def _lost_s(ledger: RankLedger) -> float:
@@ -195,27 +199,32 @@ def _restart_s(run: RunRecord) -> float:
         if start_ns is None:
             continue  # it ended before it trained, so the next one's restart takes in its time
         total_ns += max(0, start_ns - last_ns) if last_ns is not None else 0
-        last_ns = max(ledger.entries[-1].time_ns for ledger in segment.ledgers if ledger.entries)
+        last_ns = max(ledger.entries[-1].time_ns for ledger in segment.ledgers)
     return total_ns / NS_PER_S
 
 
 def time_parts(run: RunRecord, wall_s: float) -> TimeParts:
     """Mean over the ranks of each segment; what no part accounts for is other_s, so that all add up to wall_s."""
-
-    def mean_s(measure: Callable[[RankLedger], float]) -> float:
-        return sum(statistics.fmean(map(measure, segment.ledgers)) for segment in run.segments)
-
-    parts = {
-        "data_wait_s": mean_s(lambda ledger: _sum_s(ledger, Window, "data_wait_ns")),
-        "forward_backward_s": mean_s(lambda ledger: _sum_s(ledger, Window, "forward_backward_ns")),
-        "communication_s": mean_s(lambda ledger: _sum_s(ledger, Window, "communication_ns")),
-        "optimizer_s": mean_s(lambda ledger: _sum_s(ledger, Window, "optimizer_ns")),
-        "evaluation_s": mean_s(lambda ledger: _sum_s(ledger, EvaluationShard) + _sum_s(ledger, Evaluation)),
-        "checkpoint_s": mean_s(lambda ledger: _sum_s(ledger, Checkpoint)),
-        "lost_s": mean_s(_lost_s),
-        "restart_s": _restart_s(run),
-    }
+    names = ("data_wait_s", "forward_backward_s", "communication_s", "optimizer_s", "evaluation_s", "checkpoint_s")
+    of_segments = [zip(*map(_rank_parts, one.ledgers), strict=True) for one in run.segments if one.ledgers]
+    means = [[statistics.fmean(of_ranks) for of_ranks in of_parts] for of_parts in of_segments]
+    sums = (sum(of_part) for of_part in zip(*means, strict=True))
+    parts: dict[str, float] = dict(zip((*names, "lost_s"), sums, strict=True))
+    parts["restart_s"] = _restart_s(run)
     return TimeParts(**parts, other_s=wall_s - sum(parts.values()))
+
+
+def _rank_parts(ledger: RankLedger) -> tuple[float, ...]:
+    """The parts of time_parts in its order, on one rank."""
+    windows = ledger.values(Window)
+    sums_ns = (
+        sum(window.data_wait_ns for window in windows),
+        sum(window.forward_backward_ns for window in windows),
+        sum(window.communication_ns for window in windows),
+        sum(window.optimizer_ns for window in windows),
+    )
+    evaluation_s = _sum_s(ledger, EvaluationShard) + _sum_s(ledger, Evaluation)
+    return (*(sum_ns / NS_PER_S for sum_ns in sums_ns), evaluation_s, _sum_s(ledger, Checkpoint), _lost_s(ledger))
 
 
 def _last_loss(run: RunRecord) -> float | None:

@@ -17,6 +17,7 @@ from hpcai500.errors import HpcAi500Error, RunError, UsageError
 from hpcai500.formats import SUBMISSION_NAME
 from hpcai500.last_words import saved_position
 from hpcai500.launch.launch_config import read_launch_config, write_launch_config
+from hpcai500.launch.layout import number_or_auto
 from hpcai500.launches import Outcome, note_end, note_launch, note_start, note_submission
 from hpcai500.over import show_verdict, submitted_folders, submitter_of
 from hpcai500.plan import DEFAULT_LEVEL, DEFAULT_SEED, DEFAULT_SIZE, DEFAULT_WORKLOAD, Plan, make_plan
@@ -70,7 +71,11 @@ def _add_place_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--nodes", type=int, help="nodes of a run (default: 1)")
     group.add_argument(
-        "--ranks-per-node", type=int, metavar="N", help="processes a node (default: one a GPU, else one)"
+        "--ranks-per-node",
+        type=number_or_auto,
+        metavar="N",
+        help="processes a node (default: one a GPU, else one); auto: on processors, as many as train fastest, which "
+        "is measured for some seconds on this machine",
     )
     group.add_argument("--ranks", type=int, metavar="N", help="processes in all, instead of --ranks-per-node")
     group.add_argument("--gpus-per-node", type=int, metavar="N", help="GPUs a node (default: all of this machine)")
@@ -292,6 +297,8 @@ def rank_words(plan: Plan, folder: Path) -> list[str]:
     words = [sys.executable, "-m", "hpcai500.train", str(folder)]
     if plan.launch.stage_dir is not None:
         words += ["--stage", plan.launch.stage_dir, "--on-full-disk", plan.launch.on_full_disk]
+    if plan.launch.ipmi_accuracy is not None:
+        words += ["--ipmi-accuracy", str(plan.launch.ipmi_accuracy)]
     return words
 
 

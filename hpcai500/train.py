@@ -28,7 +28,7 @@ from hpcai500.ending import Ending, ignore_interrupts
 from hpcai500.errors import DataError, HpcAi500Error, StoppedError
 from hpcai500.launch.binding import bind_rank
 from hpcai500.launch.topology import format_cpu_list
-from hpcai500.ledger import LedgerWriter
+from hpcai500.ledger import LedgerWriter, create_ledger
 from hpcai500.record import ledger_path
 from hpcai500.staging import Stage, collect
 from hpcai500.start_up import StartUpTimer
@@ -60,6 +60,7 @@ class Rank:
     cores: str
     num_cores: int
     stage: Stage | None
+    ipmi_accuracy: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("fallback", "stop"),
         default="fallback",
         help="if the copy does not fit there: read the original with a warning, or stop (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ipmi-accuracy",
+        type=float,
+        metavar="PART",
+        help="read the nodes' power by IPMI, which is in error by this part of the reading at most, for example 0.03",
     )
 
 
@@ -118,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         if plan is None:
             return 0
         timer.lap("rendezvous")
-        rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, num_cores, stage)
+        rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, num_cores, stage, args.ipmi_accuracy)
         try:
             with recorded(rank, lifeline, ending) as ledger:
                 train_rank(rank, ledger, requests, timer)
@@ -214,7 +221,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
         timer.lap("wait")
         ledger.write("start_up", timer.event())
         if plan.num_steps is None:
-            with metered(ledger, comm):
+            with metered(ledger, comm, rank.ipmi_accuracy):
                 engine.train()
         else:
             engine.replay(plan.num_steps)
@@ -223,11 +230,16 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
 
 
 @contextmanager
-def metered(ledger: LedgerWriter, comm: Communicator) -> Iterator[None]:
+def metered(ledger: LedgerWriter, comm: Communicator, ipmi_accuracy: float | None = None) -> Iterator[None]:
     """Write down what the devices of this node draw meanwhile, on its first rank, unless training fails."""
-    from hpcai500.energy import EnergyMeter, open_counters
+    from hpcai500.energy.recorder import EnergyMeter
+    from hpcai500.energy.sources import open_sources
 
-    meter = EnergyMeter(open_counters(on_cuda=comm.device.startswith("cuda")) if comm.local_rank == 0 else [])
+    on_cuda = comm.device.startswith("cuda")
+    sources = open_sources(local_rank=comm.local_rank, rank=comm.rank, on_cuda=on_cuda, ipmi_accuracy=ipmi_accuracy)
+    meter = EnergyMeter(sources)
+    comm.barrier()  # first readings take some ranks longer, and the clock is to start on all at once
+    meter.begin()
     yield
     for value in meter.stop():
         ledger.write("energy", value)
@@ -291,11 +303,15 @@ def describe_system(rank: Rank, suffix: str) -> None:
 @contextmanager
 def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerWriter]:
     """Open this rank's ledger and close it with what became of the run; on any failure all ranks are ended."""
-    from hpcai500.resume import last_head
+    from hpcai500.comm.nodes import find_node
 
     config, plan, comm = rank.config, rank.plan, rank.comm
-    path = ledger_path(rank.run_folder, plan.number, comm.rank)
-    ledger = LedgerWriter(path, last_head(rank.run_folder, comm.rank, segment=plan.number))
+    node = find_node(comm, socket.gethostname())
+    path = ledger_path(rank.run_folder, plan.number, node.number)
+    if node.first_rank == comm.rank:
+        create_ledger(path)
+    comm.barrier()
+    ledger = LedgerWriter(path, comm.rank, plan.heads.get(comm.rank))
     ledger.write(
         "run_open",
         {

@@ -30,6 +30,10 @@ SYSTEMS = (
 )
 
 
+EDITION, OLD_EDITION = "0.10", "0.9"
+"""Of the rules; as text the newer one would come first."""
+
+
 def size_class_of(num_devices: int) -> str:
     bounds = ((1, "1"), (8, "2-8"), (64, "9-64"), (512, "65-512"))
     return next((name for most, name in bounds if num_devices <= most), "513+")
@@ -76,7 +80,7 @@ def make_submission(number: int, **changes: Any) -> Submission:
         "workload": "resnet50",
         "level": "free",
         "size": "official",
-        "edition": ("0.1", "0.2")[number % 4 == 0],
+        "edition": EDITION,
         "precision": ("bf16", "bf16", "fp16", "fp32")[number % 4],
         "size_class": size_class_of(num_devices),
         "rankable": True,
@@ -103,7 +107,9 @@ def make_submission(number: int, **changes: Any) -> Submission:
         "wall_s": wall_s,
         "train_s": wall_s * 0.91,
         "energy_j": num_devices * watts * wall_s if has_energy else None,
+        "energy_label": ("informative" if number % 4 else "measured") if has_energy else None,
         "facts": {
+            "energy_of": "power meters" if has_energy else None,
             "os": "Rocky Linux 9.5",
             "kernel": "5.14.0",
             "python": "3.12.7",
@@ -129,7 +135,10 @@ def add_organisations(session: Session) -> None:
 
 
 def add_plausible_board(session: Session, count: int = 40) -> list[str]:
-    """A board with ``count`` submissions, one withdrawn and one challenged among them; returns their digests."""
+    """A board with ``count`` submissions, one withdrawn and one challenged among them; returns their digests.
+
+    Eight more are of an older edition, and one of them is better than all others.
+    """
     add_organisations(session)
     submissions = [make_submission(number) for number in range(count)]
     submissions[3].state = "withdrawn"
@@ -137,11 +146,13 @@ def add_plausible_board(session: Session, count: int = 40) -> list[str]:
     submissions += [make_submission(number + 1000, size="mini", rankable=False) for number in range(5)]
     submissions += [make_submission(number + 2000, level="hardware") for number in range(6)]
     submissions += [make_submission(number + 3000, workload="fasterrcnn", target_quality=0.35) for number in range(4)]
+    submissions += [make_submission(number + 4000, edition=OLD_EDITION) for number in range(7)]
+    submissions += [make_submission(4007, edition=OLD_EDITION, vflops=1e17, vflops_low=0.98e17, vflops_high=1.02e17)]
     submissions += [make_submission(5000, state="verified"), make_submission(5001, rankable=False)]
     session.add_all(submissions)
     session.flush()
     doubt = "The energy of three nodes is missing from the ledgers."
-    challenge = Challenge(id="c" * 32, claim=doubt, evidence="See ledger/rank-12.jsonl, events 40 to 44.")
+    challenge = Challenge(id="c" * 32, claim=doubt, evidence="See ledger/node-00012.jsonl, events 40 to 44.")
     challenge.organisation_slug, challenge.submission_sha256 = "alpine", submissions[7].sha256
     challenge.opened_at, challenge.state = "2026-11-20T09:00:00Z", "open"
     session.add(challenge)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from recording import EDITION, segments_digest
+from recording import EDITION, heads_before, segments_digest
 
 from hpcai500.errors import RecordError
 from hpcai500.ledger import ChainHead
 from hpcai500.record import RunRecord, ledger_path, list_ledgers, read_segments
-from hpcai500.resume import last_head
 from hpcai500.submission import compute_result, file_digest, read_config, summarise
 
 
@@ -56,17 +55,24 @@ class Forger:
         for number in numbers:
             self.edit_json(self.run(number) / "config.json", change)
 
-    def ledger(self, number: int = 1, rank: int = 0, segment: int = 0) -> Path:
-        return ledger_path(self.run(number), segment, rank)
+    def ledger(self, number: int = 1, segment: int = 0, node: int = 0) -> Path:
+        return ledger_path(self.run(number), segment, node)
+
+    def lines(self, number: int = 1, rank: int = 0, segment: int = 0) -> list[dict[str, Any]]:
+        """The lines of a rank."""
+        lines = map(json.loads, self.ledger(number, segment).read_bytes().splitlines())
+        return [line for line in lines if line["rank"] == rank]
 
     def edit_lines(
         self, change: Callable[[list[dict[str, Any]]], object], *, number: int = 1, rank: int = 0, segment: int = 0
     ) -> None:
-        """Change a ledger's lines and chain them anew."""
-        path = self.ledger(number, rank, segment)
+        """Change a rank's lines and chain them anew."""
+        path = self.ledger(number, segment)
         lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        change(lines)
-        chain_lines(path, lines, last_head(self.run(number), rank, segment=segment))
+        mine = [line for line in lines if line["rank"] == rank]
+        change(mine)
+        others = [line for line in lines if line["rank"] != rank]
+        chain_lines(path, others + mine, heads_before(self.run(number), segment))
 
     def edit_events(
         self, event: str, change: Callable[[dict[str, Any]], object], *, number: int = 1, rank: int | None = None
@@ -108,21 +114,23 @@ def mend_ledgers(folder: Path, config_sha256: str) -> None:
     """Mend what binds the ledgers of a run: the digest of its configuration, their chains, and segments to segments."""
     for segment, paths in list_ledgers(folder).items():
         before = [one for one in read_segments(folder, place="") if one.number < segment]
-        for rank, path in paths.items():
+        for path in paths.values():
             lines = [json.loads(line) for line in path.read_bytes().splitlines()]
             for line in lines:
                 if line["event"] == "run_open":
                     line["value"]["config_sha256"] = config_sha256
                 if line["event"] == "resume":
                     line["value"]["ledgers_sha256"] = segments_digest(before)
-            chain_lines(path, lines, last_head(folder, rank, segment=segment))
+            chain_lines(path, lines, heads_before(folder, segment))
 
 
-def chain_lines(path: Path, lines: list[dict[str, Any]], head: ChainHead | None = None) -> None:
-    """Write lines with sequence numbers and chain made anew, as anybody can."""
-    head, content = head or ChainHead(), b""
+def chain_lines(path: Path, lines: list[dict[str, Any]], heads: dict[int, ChainHead] | None = None) -> None:
+    """Write lines with sequence numbers and chains made anew, as anybody can; of rank 0 where none is named."""
+    heads, content = heads or {}, b""
     for line in lines:
-        raw = json.dumps(line | {"seq": head.seq, "prev": head.sha256}, separators=(",", ":")).encode()
+        named = {"rank": 0} | line
+        head = heads.setdefault(named["rank"], ChainHead())
+        raw = json.dumps(named | {"seq": head.seq, "prev": head.sha256}, separators=(",", ":")).encode()
         head.advance(raw)
         content += raw + b"\n"
     path.write_bytes(content)

@@ -121,7 +121,8 @@ def _add_node_events(lines: Lines) -> None:
         start = next(line for line in lines if line["event"] == "clock_start")
         duration_ns = stops[0]["time_ns"] - start["time_ns"] + NS_PER_S // 10
         energy: Json = {"source": "rapl", "num_devices": 1, "energy_j": 100 * duration_ns / NS_PER_S * STRETCH[0]}
-        energy |= {"duration_ns": duration_ns, "num_readings": 20}
+        energy |= {"wall_ns": start["time_ns"] - NS_PER_S // 20, "duration_ns": duration_ns}
+        energy |= {"num_readings": 20, "longest_gap_ns": duration_ns}
         lines.insert(-1, _line_before(lines[-1], "energy", energy))
 
 

@@ -115,6 +115,8 @@ def sample(kind: inspect.Type) -> object:
         value = kind.values[0]
     elif isinstance(kind, inspect.ListType):
         value = [sample(kind.item_type)]
+    elif isinstance(kind, inspect.TupleType):
+        value = [sample(item) for item in kind.item_types]
     elif isinstance(kind, inspect.DictType):
         value = {"x": sample(kind.value_type)}
     assert value is not None, kind

@@ -19,7 +19,7 @@ from recording import EDITION
 from hpcai500.errors import HpcAi500Error
 from hpcai500.formats import RunConfig, RunResult
 from hpcai500.ledger import ChainHead
-from hpcai500.record import LEDGER_NAME, SEGMENT_NAME, RunRecord, ledger_path, ledgers_digest, read_segments
+from hpcai500.record import SEGMENT_NAME, RunRecord, ledger_path, ledgers_digest, read_segments
 from hpcai500.submission import compute_result, summarise
 
 Lines = list[dict[str, Any]]
@@ -30,7 +30,7 @@ CANNOT_BE_COMPUTED = (HpcAi500Error, msgspec.MsgspecError, LookupError, ValueErr
 
 @dataclass
 class Run:
-    """One run: its folder's name, its records by file name, and the lines of its ledgers by segment and rank."""
+    """One run: its folder's name, its records by file name, and its ledgers' lines by segment and rank, on one node."""
 
     folder: str
     records: dict[str, Json]
@@ -85,10 +85,10 @@ def read_model(files: Mapping[str, bytes]) -> Model:
         elif name.startswith("ledger/"):
             parts = Path(name).parts
             segment = SEGMENT_NAME.match(parts[1])
-            rank = LEDGER_NAME.match(parts[-1])
-            assert rank is not None
-            lines = [msgspec.json.decode(line) for line in content.splitlines()]
-            runs[folder].ledgers[int(segment.group(1)) if segment else 0, int(rank.group(1))] = lines
+            assert parts[-1] == "node-00000.jsonl", "these submissions are of one node"
+            for line in map(msgspec.json.decode, content.splitlines()):
+                key = int(segment.group(1)) if segment else 0, line["rank"]
+                runs[folder].ledgers.setdefault(key, []).append(line)
         elif name.endswith(".json"):
             runs[folder].records[name] = msgspec.json.decode(content)
         else:
@@ -105,26 +105,27 @@ def encode(record: object) -> bytes:
         return json.dumps(record, separators=(",", ":")).encode()
 
 
-def ledger_name(segment: int, rank: int) -> str:
-    return ledger_path(Path(), segment, rank).as_posix()
+def ledger_name(segment: int) -> str:
+    return ledger_path(Path(), segment, node=0).as_posix()
 
 
 def chain(run: Run, *, binds: bool) -> dict[str, bytes]:
     """The ledgers' files with their chains made anew and, with ``binds``, segments bound to those before."""
     heads: dict[int, ChainHead] = {}
     ends: dict[tuple[int, int], str] = {}
-    files = {}
+    files: dict[str, bytes] = {}
     for (segment, rank), lines in run.ledgers.items():
         head, content = heads.setdefault(rank, ChainHead()), []
         before = [(number, one, sha256) for (number, one), sha256 in ends.items() if number < segment]
         for line in lines:
             if binds and line.get("event") == "resume" and isinstance(line.get("value"), dict):
                 line["value"]["ledgers_sha256"] = ledgers_digest(before)
-            raw = encode(line | {"seq": head.seq, "prev": head.sha256})
+            raw = encode({"rank": rank} | line | {"rank": rank, "seq": head.seq, "prev": head.sha256})
             head.advance(raw)
             content.append(raw + b"\n")
         ends[segment, rank] = head.sha256
-        files[ledger_name(segment, rank)] = b"".join(content)
+        name = ledger_name(segment)
+        files[name] = files.get(name, b"") + b"".join(content)
     return files
 
 

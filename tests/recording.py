@@ -22,11 +22,11 @@ from hpcai500.edition import Edition, Size, load_edition
 from hpcai500.flop_forms import flop_form
 from hpcai500.formats import SignedTicket
 from hpcai500.learning_rate import learning_rate
-from hpcai500.ledger import LedgerWriter
+from hpcai500.ledger import ChainHead, LedgerWriter, create_ledger
 from hpcai500.qualities import RECALLS, quality_named
-from hpcai500.record import Segment, ledger_path, ledgers_digest, read_segments
+from hpcai500.record import Segment, ledger_path, ledgers_digest, list_ledgers, read_segments
 from hpcai500.register.ticket import announced_run, run_seed
-from hpcai500.resume import last_head
+from hpcai500.resume import last_heads, read_ends
 from hpcai500.sample_order import EpochDigests
 from hpcai500.submission import (
     DataSource,
@@ -200,17 +200,30 @@ def record_segment(
     first_epoch: int = 0,
 ) -> None:
     """Write the ledgers of all ranks of a segment; one that is "killed" or "failed" ends in the last epoch."""
-    digest = segments_digest(read_segments(folder, place=""))
+    digest, heads = segments_digest(read_segments(folder, place="")), heads_before(folder, segment)
     for rank in range(num_ranks):
         clock = Clock(start_ns + rank)
         with mock.patch("hpcai500.ledger.time", clock), mock.patch("os.fsync"):  # no power fails here
-            head = last_head(folder, rank, segment=segment)
-            ledger = LedgerWriter(ledger_path(folder, segment, rank), head)
+            path = ledger_path(folder, segment, node=0)
+            if rank == 0:
+                create_ledger(path)
+            ledger = LedgerWriter(path, rank, heads.get(rank))
             open_rank(ledger, clock, folder, config, segment=segment, rank=rank, num_ranks=num_ranks)
             if segment:
                 ledger.write("resume", checkpoint_of(config, first_epoch) | {"ledgers_sha256": digest})
             adapted = replace(config, num_ranks=num_ranks, settings=adapt(config, num_ranks))
             record_rank(ledger, clock, adapted, rank, number=number, cut=cut, first_epoch=first_epoch)
+
+
+def new_ledger(path: Path, rank: int = 0) -> LedgerWriter:
+    """A new file to which one rank writes."""
+    create_ledger(path)
+    return LedgerWriter(path, rank)
+
+
+def heads_before(folder: Path, segment: int) -> dict[int, ChainHead]:
+    """By rank the end of its chain in the segments before."""
+    return last_heads(read_ends({number: nodes for number, nodes in list_ledgers(folder).items() if number < segment}))
 
 
 def segments_digest(segments: list[Segment]) -> str:

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recording import new_ledger
 
 from hpcai500.account import STEP_PHASES, EpochAccount, PhaseTimer
 from hpcai500.collector import StepRecorder
 from hpcai500.errors import DivergedError
-from hpcai500.ledger import LedgerWriter, read_ledger
+from hpcai500.ledger import LedgerWriter
+from hpcai500.ledger_reader import read_ledger
 from hpcai500.pipelines.image_pipeline import ImageBatch
 from hpcai500.record import Position
 from hpcai500.sample_order import sample_digest
@@ -22,7 +24,7 @@ from hpcai500.sample_order import sample_digest
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[LedgerWriter]:
-    with LedgerWriter(tmp_path / "rank-00000.jsonl") as writer:
+    with new_ledger(tmp_path / "node-00000.jsonl") as writer:
         yield writer
 
 

@@ -15,12 +15,12 @@ from recording import EDITION, record_submission
 
 from hpcai500.errors import RecordError
 from hpcai500.formats import RunConfig, RunResult, SignedTicket, Submission, System, decode
-from hpcai500.ledger import scan_ledger
+from hpcai500.ledger_reader import scan_ledger
 from hpcai500.verify import verify_submission
 
 NOT_CHECKED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 STEADY = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=NOT_CHECKED)
-LEDGER = "run-1/ledger/rank-00000.jsonl"
+LEDGER = "run-1/ledger/node-00000.jsonl"
 FILES = ["submission.json", "run-1/config.json", "run-1/result.json", "run-1/system.json", LEDGER]
 ODD = [2**63 - 1, -(2**63), 1.7e308, 10**400, "", " ", "\0", []]
 TREES = st.recursive(

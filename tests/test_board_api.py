@@ -152,7 +152,7 @@ def test_a_rejected_archive_does_not_stand_in_the_way_of_the_right_one(
     asker.verify()
     assert "no such submission" in sentence(asker.ask("GET", f"/api/submissions/{sha256}", "a"), 404)
     rejected = asker.ask("GET", f"/api/submissions/{sha256}", "b").json()
-    assert (rejected["state"], "rank-00000.jsonl" in rejected["problem"]) == ("rejected", True)
+    assert (rejected["state"], "node-00000.jsonl" in rejected["problem"]) == ("rejected", True)
     assert asker.upload(damaged, "b").status_code == 200  # nothing new, so it stays rejected
     assert asker.upload(archive, "a").status_code == 200
     asker.verify()

@@ -11,6 +11,7 @@ from board_rows import make_board, make_submission
 from board_server import make_app, serving
 
 from hpcai500.leaderboard.database import Database
+from hpcai500.leaderboard.display import NO_VALUE
 from hpcai500.leaderboard.export import export_board
 from hpcai500.leaderboard.storage import Storage
 
@@ -90,6 +91,23 @@ def test_a_filter_applies_without_a_new_page_and_the_address_says_it(open_page: 
     page.wait_for_url("**/free?precision=bf16&accelerator=h100")
     page.get_by_role("link", name="show all").click()
     wait_for_status(page, "40 submissions")
+
+
+def test_another_edition_is_chosen_in_the_form_or_by_a_link(open_page: Opener) -> None:
+    page = open_page(BOARD)
+    edition = page.get_by_label("Edition of the rules", exact=True)
+    assert edition.locator("option:checked").inner_text() == "0.10, the newest"
+    edition.select_option("0.9")
+    wait_for_status(page, "8 submissions of edition 0.9")
+    assert page.url.endswith("?edition=0.9")
+    assert ranks(page)[0] == "1"
+    edition.select_option("all")
+    wait_for_status(page, "48 submissions of all editions")
+    assert page.get_by_text("do not compare, so nobody has a rank here").is_visible()
+    assert set(ranks(page)) == {NO_VALUE}
+    page.get_by_role("link", name="edition 0.10").click()
+    wait_for_status(page, "40 submissions of edition 0.10")
+    assert page.url.endswith(BOARD)
 
 
 def test_a_filter_that_leaves_nothing_says_what_to_do(open_page: Opener) -> None:
@@ -207,6 +225,7 @@ LOOKS = ((WIDE, "light"), (PHONE, "dark"))
 PAGES = {
     "start": "/",
     "board": f"{BOARD}?nodes_min=64",
+    "all editions": f"{BOARD}?edition=all&nodes_min=64",
     "practice": "/boards/resnet50/mini/free",
     "nothing found": f"{BOARD}?accelerator=abacus",
     "wrong filter": f"{BOARD}?year=x&sort=time&nodes_min=128",

@@ -11,11 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from board_rows import make_board, make_submission
+from board_server import client_of
 from boards import COMMAND, ServedBoard, record_for_board, vary
 from forging import Forger
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 
 from hpcai500.__main__ import main
 from hpcai500.leaderboard.backup import TABLES, back_up, restore
@@ -26,6 +30,9 @@ from hpcai500.leaderboard.storage import ARCHIVE, Storage
 from hpcai500.leaderboard.tables import Audit, Submission
 from hpcai500.register.keys import config_folder
 from hpcai500.register.ticket import read_ticket
+
+if TYPE_CHECKING:
+    from postgresql import PostgresqlServer
 
 Run = Callable[..., str]
 
@@ -258,6 +265,36 @@ def test_a_backup_restores_into_either_database(board: ServedBoard, postgresql_u
         assert (storage.folder / "key.pem").stat().st_mode & 0o777 == 0o600
         back_up(database, storage, tmp_path / f"backup of {name}")
         database.close()
+    original.close()
+
+
+@pytest.mark.postgresql
+def test_what_pg_dump_wrote_is_the_board_again(
+    postgresql_server: PostgresqlServer, postgresql_url: str, tmp_path: Path
+) -> None:
+    programs = postgresql_server.programs
+    if not (programs / "pg_dump").exists() or not (programs / "psql").exists():
+        pytest.skip("there are no pg_dump and psql beside the server")
+    original, storage = make_board(tmp_path / "board", url=postgresql_url)
+    dump, new_url = tmp_path / "board.sql", postgresql_server.fresh_url()
+    subprocess.run([programs / "pg_dump", "--file", dump, postgresql_url], check=True)
+    shutil.copytree(storage.folder, tmp_path / "copy")
+    read_back = [programs / "psql", "--quiet", "--set=ON_ERROR_STOP=1", "--file", dump, new_url]
+    subprocess.run(read_back, check=True, stdout=subprocess.DEVNULL)
+    database, copy = Database(new_url), Storage(tmp_path / "copy")
+    assert rows_of(database) == rows_of(original)
+    with client_of(original, storage) as before, client_of(database, copy) as after:
+        sha256 = make_submission(7).sha256
+        for address in ("/boards/resnet50/official/free", f"/submissions/{sha256}", f"/submissions/{sha256}/archive"):
+            assert (
+                after.get(address).content.replace(str(after.base_url).encode(), str(before.base_url).encode())
+                == before.get(address).raise_for_status().content
+            )
+    with database.writing() as session:  # the log goes on, and still refuses to be changed
+        session.add(Audit(at="", actor="server", action="x", subject="x", detail=""))
+    with pytest.raises(DBAPIError, match="only ever added"), database.writing() as session:
+        session.execute(text("DELETE FROM audit"))
+    database.close()
     original.close()
 
 

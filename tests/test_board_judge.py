@@ -73,25 +73,31 @@ def test_another_file_than_the_listed_one_is_found(copy: Forger, tmp_path: Path)
     outcome = judge(copy.path, tmp_path)
     assert outcome.entry is None
     assert outcome.submission_sha256 == hashlib.sha256(copy.path.read_bytes()).hexdigest()
-    assert "rank-00000.jsonl" in (outcome.problem or "")
+    assert "node-00000.jsonl" in (outcome.problem or "")
 
 
 def test_energy_that_all_devices_tell_gives_a_score_per_watt(copy: Forger, tmp_path: Path) -> None:
     for number, watts in ((1, 100), (2, 300)):
 
         def draw(lines: list[dict[str, object]], watts: float = watts) -> None:
-            duration_ns = lines[-1]["time_ns"] - lines[4]["time_ns"]  # type: ignore[operator]
+            start, stop = (
+                next(line for line in lines if line["event"] == f"clock_{word}") for word in ("start", "stop")
+            )
+            duration_ns = stop["time_ns"] - start["time_ns"]  # type: ignore[operator]
             value = {"source": "rapl", "num_devices": 1, "energy_j": watts * duration_ns * 1e-9}
-            value |= {"duration_ns": duration_ns, "num_readings": 3}
+            value |= {"wall_ns": start["time_ns"], "duration_ns": duration_ns}
+            value |= {"num_readings": 3, "longest_gap_ns": duration_ns}
             lines.insert(-1, {**lines[-2], "event": "energy", "value": value})
 
         copy.edit_lines(draw, number=number)
+        copy.edit_json(copy.run(number) / "result.json", lambda result: result.pop("energy"))
     copy.forge(configs=False, figures=False)
     verdict = verify_submission(copy.path)
     entry = read_entry(copy.path, verdict)
     assert verdict.summary is not None
-    assert entry.vflops_per_w == pytest.approx(verdict.summary.vflops / 200)
+    assert entry.vflops_per_w == pytest.approx(verdict.summary.vflops / 200, rel=0.1)  # ranks start moments apart
     assert entry.energy_j is not None
+    assert (entry.energy_label, entry.facts["energy_of"]) == ("informative", "processor packages (RAPL)")
 
 
 def test_a_ticket_comes_out_with_the_entry(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from hpcai500.errors import UnknownNameError, UsageError
 from hpcai500.formats import SignedTicket
 from hpcai500.leaderboard import lifecycle
 from hpcai500.leaderboard.accounts import (
+    SLUG,
     TokenRefusedError,
     add_organisation,
     authenticate,
@@ -138,8 +139,18 @@ def test_names_and_tokens_that_cannot_be_are_refused(board: Board) -> None:
         for days in (0, -1, 1e9, float("nan")):
             with pytest.raises(UsageError, match="days"):
                 create_token(session, "a", ["upload"], label="x", days=days)
+
+
+def test_a_name_in_any_script_has_an_address_of_its_own() -> None:
     assert slug_of("Ein Rechner (Süd) / 2") == "ein-rechner-s-d-2"
-    assert slug_of("机器") == "system"
+    assert slug_of("42") == "42"
+    names = ["机器", "電腦", "京 1", "京都 1", "1", "!", "?", "Ἀθηνᾶ"]
+    for most in (64, 100):
+        slugs = [slug_of(name, most) for name in [*names, "机" * 200, f"京{'1' * 199}"]]
+        assert len(set(slugs)) == len(slugs)
+        assert all(SLUG.match(slug) and len(slug) <= most for slug in slugs), slugs
+    assert slug_of("京 1").startswith("1-")
+    assert slug_of("プ") == slug_of("フ\u309a")  # however its letters are composed
 
 
 def test_a_draft_is_verified_and_published_if_its_organisation_said_so(
@@ -167,13 +178,13 @@ def test_a_draft_is_verified_and_published_if_its_organisation_said_so(
 
 def test_an_archive_with_another_file_than_listed_is_rejected(board: Board, submission: Path, tmp_path: Path) -> None:
     shutil.copytree(submission.parent, tmp_path / "copy")
-    with (tmp_path / "copy/run-1/ledger/rank-00000.jsonl").open("ab") as file:
+    with (tmp_path / "copy/run-1/ledger/node-00000.jsonl").open("ab") as file:
         file.write(b"\n")
     sha256 = board.add(tmp_path / "copy/submission.json", publish=True)
     assert sha256 == hashlib.sha256(submission.read_bytes()).hexdigest()
     assert board.worker.work_once()
     assert (board.row(sha256).state, board.row(sha256).vflops) == ("rejected", None)
-    assert "rank-00000.jsonl" in (board.row(sha256).problem or "")
+    assert "node-00000.jsonl" in (board.row(sha256).problem or "")
     with board.database.writing() as session, pytest.raises(StateError, match="it is rejected"):
         lifecycle.publish(session, session.merge(board.row(sha256)), actor="a")
 

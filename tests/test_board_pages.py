@@ -90,7 +90,7 @@ def read(client: httpx.Client, address: str, status: int = 200) -> Page:
 def test_the_start_page_names_boards_leaders_and_what_is_new(client: httpx.Client) -> None:
     page = read(client, "/")
     assert "led by Lighthouse , Harbour University" in page.text
-    assert "official size · 40 submissions" in page.text
+    assert "official size · edition 0.10 · 40 submissions" in page.text
     assert "never compared with official results" in page.text
     assert BOARD in page.links()
     assert len([link for link in page.links() if link.startswith("/submissions/")]) == 10 + 4
@@ -156,7 +156,7 @@ def test_a_submission_shows_all_that_is_known_of_it(client: httpx.Client) -> Non
         "Matterhorn",
         "Somebody doubts this submission",
         "The energy of three nodes is missing",
-        "See ledger/rank-12.jsonl",
+        "See ledger/node-00012.jsonl",
         "by Alpine Computing Institute",
         "Not decided yet",
         "published by alpine",
@@ -198,7 +198,9 @@ def test_a_real_submission_is_shown_with_what_the_verifier_found(
     assert (
         len(re.findall(r"<tr><th scope=\"row\" class=\"number\">", client.get(f"/submissions/{row.sha256}").text)) == 2
     )
-    assert f"smoke size · 1 submission {plain(verdict.summary.vflops)}" in read(client, "/").text
+    assert (
+        f"smoke size · edition {row.edition} · 1 submission {plain(verdict.summary.vflops)}" in read(client, "/").text
+    )
     board = read(client, "/boards/resnet50/smoke/free")
     assert "1 submission" in board.text
 
@@ -339,7 +341,7 @@ def test_a_large_board_is_paged_and_small_to_transfer(open_board: OpenBoard, tmp
     answer = client.get(f"{BOARD}?page=3")
     assert len(answer.content) < 100_000
     page = Page(answer.text)
-    assert "300 submissions, page 3 of 6" in page.text
+    assert "300 submissions of edition 0.10, page 3 of 6" in page.text
     assert f"{BOARD}?page=4" in page.links()
     assert BOARD in page.links()
 
@@ -356,6 +358,8 @@ def test_pages_on_postgresql_are_those_on_sqlite(
         f"{BOARD}.csv?sort=-per_watt",
         f"{BOARD}?sort=per_watt&accelerator=h100&year=2026&energy=1&registered=1",
         f"{BOARD}?sort=-date",
+        f"{BOARD}?edition=0.9",
+        f"{BOARD}?edition=all&sort=per_device",
         "/audit",
         "/systems/alpine/matterhorn",
         "/history/resnet50/official/free",

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from recording import new_ledger
 from torch import nn
 
 from hpcai500.account import STEP_PHASES
@@ -20,7 +21,7 @@ from hpcai500.comm.communicator import open_communicator
 from hpcai500.edition import load_edition
 from hpcai500.engine import Engine, Schedule
 from hpcai500.errors import DivergedError, RecordError
-from hpcai500.ledger import Entry, LedgerWriter, read_ledger
+from hpcai500.ledger_reader import Entry, read_ledger
 from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
 from hpcai500.workloads.resnet50 import ResNet50Workload
 
@@ -66,7 +67,7 @@ def train(data: Path, folder: Path, *, epochs: int = 2, seed: int = 5, **overrid
         ),
     )
     comm = open_communicator("serial")
-    with LedgerWriter(folder / "ledger" / "rank-00000.jsonl") as ledger:
+    with new_ledger(folder / "ledger" / "node-00000.jsonl") as ledger:
         engine = Engine(
             Schedule(num_epochs=epochs, evaluation_period_epochs=1, report_steps=2, seed=seed, quality="top-1"),
             workload=SmallWorkload(settings, size=SMOKE, num_ranks=1, device="cpu"),
@@ -197,7 +198,7 @@ def test_training_learns_the_generated_pictures(smoke_data: Path, tmp_path: Path
 def test_a_loss_that_is_no_number_stops_the_run_with_the_step_named(smoke_data: Path, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"at epoch 0, step \d; try a lower learning rate"):
         train(smoke_data, tmp_path, learning_rate_per_256=1e38, warmup_epochs=0.0)
-    events = [entry.event for entry in read_ledger(tmp_path / "ledger" / "rank-00000.jsonl")]
+    events = [entry.event for entry in read_ledger(tmp_path / "ledger" / "node-00000.jsonl")]
     assert "clock_stop" not in events
 
 

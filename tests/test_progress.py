@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from recording import new_ledger
 from rich.console import Console
 
-from hpcai500.ledger import LedgerWriter
 from hpcai500.progress import ProgressDisplay, RunFollower
 from hpcai500.record import ledger_path
 
@@ -48,7 +48,7 @@ def window(epoch: int, first_step: int, num_steps: int) -> dict[str, object]:
 def test_the_state_follows_the_ledger(tmp_path: Path) -> None:
     follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2)
     assert follower.poll().phase == "starting"
-    with LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger:
+    with new_ledger(tmp_path / "ledger" / "node-00000.jsonl") as ledger:
         ledger.write("data_open", DATA_OPEN)
         assert follower.poll().num_steps == 10
         ledger.write("window", window(0, 0, 3))
@@ -65,7 +65,7 @@ def test_the_state_follows_the_ledger(tmp_path: Path) -> None:
 
 def test_quality_and_time_parts_so_far_are_told(tmp_path: Path) -> None:
     follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2, target_quality=0.8)
-    with LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger:
+    with new_ledger(tmp_path / "ledger" / "node-00000.jsonl") as ledger:
         ledger.write("data_open", DATA_OPEN)
         assert follower.poll().describe_time() == ""
         ledger.write("window", window(0, 0, 3) | {"data_wait_ns": 10**9})
@@ -78,12 +78,12 @@ def test_quality_and_time_parts_so_far_are_told(tmp_path: Path) -> None:
 
 def test_it_follows_a_run_that_is_resumed(tmp_path: Path) -> None:
     follower = RunFollower(tmp_path, num_epochs=2, num_ranks=2)
-    with LedgerWriter(ledger_path(tmp_path, 0, 0)) as ledger:
+    with new_ledger(ledger_path(tmp_path, 0, node=0)) as ledger:
         ledger.write("data_open", DATA_OPEN)
         ledger.write("window", window(0, 0, 3))
         ledger.write("window", window(0, 3, 1))
     assert (follower.poll().step, follower.state.eta_s) == (4, 6.0)
-    with LedgerWriter(ledger_path(tmp_path, 1, 0)) as ledger:
+    with new_ledger(ledger_path(tmp_path, 1, node=0)) as ledger:
         ledger.write("run_open", run_open(segment=1, num_ranks=1))
         resume = {"epoch": 0, "step": 3, "path": "c.pt", "sha256": "0" * 64, "ledgers_sha256": "0" * 64}
         ledger.write("resume", resume)
@@ -96,7 +96,7 @@ def test_it_follows_a_run_that_is_resumed(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_being_written_waits_for_its_end(tmp_path: Path) -> None:
-    with LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger:
+    with new_ledger(tmp_path / "ledger" / "node-00000.jsonl") as ledger:
         ledger.write("data_open", DATA_OPEN)
         ledger.write("window", window(0, 0, 3))
     whole = ledger.path.read_bytes()
@@ -113,7 +113,7 @@ def test_without_a_terminal_a_line_says_how_far_it_is(tmp_path: Path) -> None:
         ProgressDisplay(
             RunFollower(tmp_path, num_epochs=1, num_ranks=1), title="run 1/1", console=Console(file=output, width=40)
         ),
-        LedgerWriter(tmp_path / "ledger" / "rank-00000.jsonl") as ledger,
+        new_ledger(tmp_path / "ledger" / "node-00000.jsonl") as ledger,
     ):
         ledger.write("data_open", DATA_OPEN)
         ledger.write("window", window(0, 0, 5))

@@ -24,7 +24,8 @@ from type_strategies import values_of
 
 from hpcai500.events import EVENTS
 from hpcai500.formats import RunConfig, RunResult, SignedTicket, Submission, System, decode
-from hpcai500.ledger import ChainHead, Entry, scan_ledger
+from hpcai500.ledger import ChainHead
+from hpcai500.ledger_reader import Entry, scan_ledger
 from hpcai500.signature import Signature
 from hpcai500.verify import verify_submission
 
@@ -62,7 +63,7 @@ def test_a_ledger_of_any_events_is_read_as_it_was_written(memory: Path) -> None:
     def test(lines: list[tuple[str, Any]], time_ns: int) -> None:
         head, content = ChainHead(), b""
         for event, value in lines:
-            line = {"seq": head.seq, "time_ns": time_ns, "event": event, "value": value, "prev": head.sha256}
+            line = {"rank": 0, "seq": head.seq, "time_ns": time_ns, "event": event, "value": value, "prev": head.sha256}
             raw = json.dumps(line).encode()
             head.advance(raw)
             content += raw + b"\n"

@@ -115,14 +115,14 @@ def test_from_the_beginning_what_was_altered_is_found_and_the_other_losses_are_e
     replayed = replay(submitted, origin="beginning", num_steps=2)
     finding, of_samples = replayed.findings
     assert finding.rule == "replay.losses"
-    assert finding.place.startswith("run-1/ledger/rank-00001.jsonl:")
+    assert finding.place.startswith("run-1/ledger/node-00000.jsonl:")
     assert "to the bit, as replayed" in finding.expected
     (window, *_) = read(submitted).ledgers[1].values(Window)
     assert repr(window.loss_sum) in finding.found
     equal, of = map(int, re.search(r"(\d) of (\d) windows are equal to the bit", replayed.notes[0]).groups())  # type: ignore[union-attr]
     assert equal == of - 1
     assert (of_samples.rule, of_samples.found) == ("replay.data", str(left_out.samples - 1))
-    assert of_samples.place.startswith("run-1/ledger/rank-00000.jsonl:")
+    assert of_samples.place.startswith("run-1/ledger/node-00000.jsonl:")
 
 
 @pytest.mark.mpi

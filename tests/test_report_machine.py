@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hpcai500.formats import RunConfig, System
 from hpcai500.report.machine import describe_machine
 from hpcai500.report.page import render_subjects
 from hpcai500.report.subject import read_subject
+from hpcai500.report.tables import as_json
 
 
 def machine_of(device: str, precision: str, accelerators: list[str]) -> Any:
@@ -62,16 +64,37 @@ def test_mfu_stands_beside_the_score_with_its_peak(tmp_path: Path) -> None:
     assert "of 2 x 989.4 TFLOPS dense bf16 peak" in Page(render_subjects([subject])).text
 
 
-def test_energy_is_shown_with_what_it_is_of(forger: Forger) -> None:
-    def measure(lines: list[dict[str, Any]]) -> None:
-        place = next(number for number, line in enumerate(lines) if line["event"] == "clock_stop")
-        value = {"source": "rapl", "num_devices": 1, "energy_j": 1000.0, "duration_ns": 10**10, "num_readings": 9}
-        lines.insert(place + 1, lines[place] | {"event": "energy", "value": value})
+def measure(forger: Forger, number: int, **changes: Any) -> None:
+    def change(lines: list[dict[str, Any]]) -> None:
+        start, stop = (next(line for line in lines if line["event"] == f"clock_{word}") for word in ("start", "stop"))
+        duration_ns = stop["time_ns"] - start["time_ns"]
+        value = {"source": "rapl", "num_devices": 1, "energy_j": duration_ns / 10**7, "wall_ns": start["time_ns"]}
+        value |= {"duration_ns": duration_ns, "num_readings": 9, "longest_gap_ns": duration_ns}
+        lines.insert(lines.index(stop) + 1, stop | {"event": "energy", "value": value | changes})
 
+    forger.edit_lines(change, number=number)
+
+
+def test_energy_is_shown_with_its_label_and_what_it_is_of(forger: Forger) -> None:
     for number in (1, 2):
-        forger.edit_lines(measure, number=number)
+        measure(forger, number)
+    forger.forge()
     subject = read_subject(forger.path, EDITION)
-    run = subject.runs[0]
-    assert [(one.power_w, one.num_nodes) for one in run.energy] == [(100.0, 1)]
+    assert [one.power_w for one in subject.runs[0].energy] == [pytest.approx(100, rel=0.05)]
     shown = Page(render_subjects([subject])).text
-    assert "processor packages (RAPL), without their memory 1 on 1 of 1 nodes 1 kJ 100 W" in shown
+    assert "Informative: " in shown
+    assert "VFLOPS/W, of processor packages (RAPL). That is no measurement of the machine" in shown
+    assert "VFLOPS/W; informative, of processor packages (RAPL)" in shown  # in the tile beside the score
+    assert "processor packages (RAPL) informative 1 on 1 of 1 nodes" in shown
+    (row,) = json.loads(as_json([subject]))["subjects"][0]["runs"][:1]
+    assert (row["energy_label"], row["energy_of"]) == ("informative", "processor packages (RAPL)")
+
+
+def test_energy_with_a_gap_is_no_figure_and_the_page_says_what_is_missing(forger: Forger) -> None:
+    measure(forger, 1)
+    measure(forger, 2, longest_gap_ns=90 * 10**9)
+    forger.forge()
+    shown = Page(render_subjects([read_subject(forger.path, EDITION)])).text
+    assert "There is no figure of all runs" in shown
+    assert "node1: no reading for 90 s, and at most 60 s leave a figure" in shown
+    assert "Informative: " not in shown

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hpcai500.edition import load_edition
 from hpcai500.errors import UnknownNameError, UsageError
 from hpcai500.pipelines.image_pipeline import ImageBatch
 from hpcai500.workloads import open_workload
+from hpcai500.workloads.policy import sgd
 
 
 def open_resnet50(size: str = "official", *, num_ranks: int = 1, **overrides: Any) -> Any:
@@ -126,3 +130,46 @@ def test_fp16_on_a_cpu_is_refused_with_a_way_out() -> None:
 def test_an_unknown_workload_lists_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown workload 'resnet5' \(did you mean 'resnet50'\?\)"):
         open_workload("resnet5", {}, size=load_edition().workload("resnet50").size("smoke"), num_ranks=1, device="cpu")
+
+
+def trained_beside_plain_sgd(module: nn.Module, grads: Callable[[nn.Parameter], torch.Tensor]) -> Optimizer:
+    """Three steps of the workload's optimizer; asserts that torch's plain SGD gets the same numbers."""
+    plain_module = copy.deepcopy(module)
+    optimizer = sgd(module, SGD_SETTINGS)
+    weights = [p for p in plain_module.parameters() if p.ndim > 1]
+    others = [p for p in plain_module.parameters() if p.ndim <= 1]
+    plain = torch.optim.SGD(
+        [{"params": weights, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
+        lr=0.0,
+        momentum=0.875,
+        foreach=False,
+    )
+    for _ in range(3):
+        for group in (*optimizer.param_groups, *plain.param_groups):
+            group["lr"] = 0.1
+        for parameter, other in zip(module.parameters(), plain_module.parameters(), strict=True):
+            parameter.grad = grads(parameter)
+            other.grad = parameter.grad.clone()
+        optimizer.step()
+        plain.step()
+    for parameter, other in zip(module.parameters(), plain_module.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, rtol=1e-6, atol=1e-7)
+    return optimizer
+
+
+SGD_SETTINGS = {"weight_decay": 0.01, "momentum": 0.875, "weight_decay_on_norm_and_bias": False}
+
+
+def small_convolutions() -> nn.Module:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    return layers.to(memory_format=torch.channels_last)
+
+
+def test_the_optimizer_is_fused_and_gives_the_numbers_of_the_plain_one() -> None:
+    optimizer = trained_beside_plain_sgd(small_convolutions(), torch.randn_like)
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+def test_gradients_of_another_layout_than_their_parameters_are_not_fused() -> None:
+    optimizer = trained_beside_plain_sgd(small_convolutions(), lambda p: torch.randn(p.shape))
+    assert not any(group["fused"] for group in optimizer.param_groups)

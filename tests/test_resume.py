@@ -77,7 +77,7 @@ def kill_when(run_folder: Path, condition: Callable[[], bool], *, num_ranks: int
 
 
 def ledger_text(run_folder: Path) -> str:
-    return "".join(path.read_text() for path in sorted((run_folder / "ledger").rglob("rank-00000.jsonl")))
+    return "".join(path.read_text() for path in sorted((run_folder / "ledger").rglob("node-00000.jsonl")))
 
 
 def wrote(run_folder: Path, *events: str) -> Callable[[], bool]:
@@ -145,7 +145,7 @@ def test_killed_at_many_moments_a_run_ends_as_an_undisturbed_one_to_the_bit(
     run_folder = make_run(tmp_path, smoke_data, comm="mpi")
     partial = run_folder / "checkpoints"
     moments: list[Callable[[], bool]] = [
-        (run_folder / "ledger" / "rank-00000.jsonl").exists,  # while it starts
+        (run_folder / "ledger" / "node-00000.jsonl").exists,  # while it starts
         wrote(run_folder, "window", "window"),  # between two steps, or in one
         lambda: any(partial.glob("*.partial")),  # while a checkpoint is written
         lambda: wrote_evaluation(run_folder),  # between the evaluation and the checkpoint after it

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from recording import EDITION, record_submission
 
-from hpcai500.ledger import check_chain
+from hpcai500.ledger_reader import check_chain
 from hpcai500.schemas import SHIPPED, schemas, write_schemas
 from hpcai500.verify import main, verify_submission
 
@@ -94,5 +94,5 @@ def test_a_submission_of_format_1_is_read_by_every_later_reader() -> None:
     assert "form.schema" not in {finding.rule for finding in verdict.findings}
     assert any("run-1 was resumed once" in note for note in verdict.notes)
     assert any("run-3 failed" in note for note in verdict.notes)
-    for ledger in GOLDEN.parent.glob("run-*/ledger/rank-*.jsonl"):
+    for ledger in GOLDEN.parent.glob("run-*/ledger/node-*.jsonl"):
         assert check_chain(ledger) == []

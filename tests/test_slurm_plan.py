@@ -423,7 +423,7 @@ def stopped(slurm: FakeSlurm, submit: Any, tmp_path: Path) -> Path:
     words = ("--nodes", 2, "--ranks-per-node", 2, "--runs", 2, "--partition", "main", "--submitter", "me")
     assert submit(*words)[0] == 0
     (tmp_path / "out/run-1/result.json").touch()
-    (tmp_path / "out/run-2/ledger/rank-00000.jsonl").touch()
+    (tmp_path / "out/run-2/ledger/node-00000.jsonl").touch()
     (slurm.folder / "scripts").unlink()
     return tmp_path / "out"
 
@@ -475,7 +475,7 @@ def test_what_cannot_be_changed_is_refused(
 
 
 def test_a_run_that_has_not_begun_keeps_its_ranks(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (stopped / "run-2/ledger/rank-00000.jsonl").unlink()
+    (stopped / "run-2/ledger/node-00000.jsonl").unlink()
     _, _, error = resume(stopped, capsys, "--nodes", 1)
     assert "run 2 has not begun yet, and begins with the 4 ranks it was planned for and not with 2" in error
 

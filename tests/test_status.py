@@ -50,7 +50,8 @@ def folder(tmp_path: Path) -> Path:
     folder = record_submission(tmp_path / "out", num_runs=1, num_failed=1).parent
     (folder / "submission.json").unlink()
     for path in (folder / "run-2" / "ledger").iterdir():
-        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(line for line in lines if b'"run_close"' not in line))
     launches.note_launch(folder, job="7", runs={"0": [1], "1": [2]})
     for run in (1, 2):
         launches.note_start(folder, run, job=f"7_{run - 1}", nodes=["node1"], position=(0, 0))
@@ -254,8 +255,10 @@ def test_what_ended_a_run_before_is_read_from_its_ledgers(folder: Path) -> None:
     launches.note_end(folder, 2, job="7_1", outcome="requeued", exit_code=76, reason="a node failed", position=(1, 0))
     last = launches.last_of(launches.read_launches(folder), 2)
     assert last is not None
-    path = folder / "run-2" / "ledger" / "rank-00001.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:1])[:-9])  # had just begun to write
+    path = folder / "run-2" / "ledger" / "node-00000.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if line.startswith(b'{"rank":1,'))
+    path.write_bytes(b"".join(lines[:first]) + lines[first][:-9])  # rank 1 had just begun to write
     described = describe_before(folder / "run-2", last)
     assert described == ("a node failed; rank 0 on node1 and rank 1, which had not begun, left no last word")
     assert saved_position(folder / "run-2") == Position(1, 0)

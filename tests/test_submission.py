@@ -94,9 +94,9 @@ def test_a_run_without_a_rank_s_last_word_is_interrupted(path: Path) -> None:
 
 
 def test_a_damaged_ledger_is_named(path: Path) -> None:
-    ledger = path.parent / "run-1" / "ledger" / "rank-00001.jsonl"
+    ledger = path.parent / "run-1" / "ledger" / "node-00000.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b'"samples":', b'"samples":1', 1))
-    with pytest.raises(RecordError, match=r"rank-00001\.jsonl:\d+.*prev"):
+    with pytest.raises(RecordError, match=r"node-00000\.jsonl:\d+.*prev"):
         result_from_ledgers(path.parent / "run-1", EDITION)
 
 
@@ -158,7 +158,7 @@ def test_runs_are_listed_in_the_order_in_which_they_started(path: Path) -> None:
 def test_every_file_of_a_run_but_its_checkpoints_is_digested(path: Path) -> None:
     run = read_record(path, Submission).runs[0]
     expected = {"config.json", "result.json", "system.json", "steps.h5"}
-    assert set(run.files) == expected | {"ledger/rank-00000.jsonl", "ledger/rank-00001.jsonl"}
+    assert set(run.files) == expected | {"ledger/node-00000.jsonl"}
     assert run.folder == "run-1"
 
 

@@ -23,7 +23,7 @@ from run_folders import make_run
 
 from hpcai500.formats import RunConfig, read_config
 from hpcai500.launches import read_launches
-from hpcai500.ledger import read_ledger
+from hpcai500.ledger_reader import read_ledger
 from hpcai500.plan import make_plan
 from hpcai500.submit import add_arguments, main
 from hpcai500.verify import verify_submission
@@ -40,6 +40,11 @@ def events(run: Path) -> Iterator[Any]:
     for path in sorted((run / "ledger").iterdir()):
         for entry in read_ledger(path):
             yield entry.value
+
+
+def opening(run: Path, rank: int) -> Any:
+    """What a rank of a run wrote first."""
+    return next(entry.value for entry in read_ledger(run / "ledger" / "node-00000.jsonl") if entry.rank == rank)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def test_two_ranks_train_and_their_submission_is_valid_but_not_rankable(submissi
 
 def test_all_ranks_record_the_run(submission: Path) -> None:
     run = submission.parent / "run-1"
-    assert sorted(path.name for path in (run / "ledger").iterdir()) == ["rank-00000.jsonl", "rank-00001.jsonl"]
+    assert sorted(path.name for path in (run / "ledger").iterdir()) == ["node-00000.jsonl"]
     with h5py.File(run / "steps.h5") as file:
         assert file["epoch-0001/communication_ns"].shape == (2, 4)
     system = json.loads((run / "system.json").read_text())
@@ -244,10 +249,11 @@ def start_and_wait_for_training(data: Path, folder: Path, *words: str) -> subpro
     command = [sys.executable, "-m", "hpcai500.submit", *SMOKE, "--data", str(data), "--output", str(folder)]
     command += ["--ranks", "2", *many_steps, *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    ledgers = [folder / "run-1" / "ledger" / f"rank-0000{rank}.jsonl" for rank in range(2)]
+    ledger = folder / "run-1" / "ledger" / "node-00000.jsonl"
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
-        if all(path.exists() and b'"window"' in path.read_bytes() for path in ledgers):
+        lines = ledger.read_bytes().splitlines() if ledger.exists() else []
+        if {line[:10] for line in lines if b'"window"' in line} == {b'{"rank":0,', b'{"rank":1,'}:
             return process
         time.sleep(0.05)
     process.kill()
@@ -308,7 +314,7 @@ def test_a_killed_rank_ends_the_run_and_is_named_in_one_line(
 ) -> None:
     process = start_and_wait_for_training(smoke_data, tmp_path / "out", "--set", f"communicator={communicator}")
     run = tmp_path / "out" / "run-1"
-    opened = next(read_ledger(run / "ledger" / f"rank-0000{killed}.jsonl")).value
+    opened = opening(run, killed)
     os.kill(opened.pid, signal.SIGKILL)
     _, error = process.communicate(timeout=60)
     reason = f"rank {killed} on {socket.gethostname()} is gone: its process has ended; the run can be resumed"
@@ -325,7 +331,7 @@ def test_a_killed_rank_ends_the_run_and_is_named_in_one_line(
 
 def test_a_submission_that_was_stopped_is_gone_on_with(smoke_data: Path, tmp_path: Path) -> None:
     process = start_and_wait_for_training(smoke_data, tmp_path / "out", "--set", "batch_size_per_rank=16")
-    opened = next(read_ledger(tmp_path / "out/run-1/ledger/rank-00001.jsonl")).value
+    opened = opening(tmp_path / "out/run-1", 1)
     os.kill(opened.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     command = [sys.executable, "-m", "hpcai500.submit", "--resume", str(tmp_path / "out")]
@@ -360,11 +366,11 @@ def new_run(submission: Path, folder: Path, **changes: Any) -> Path:
 def test_a_second_run_in_one_folder_is_refused(submission: Path, tmp_path: Path) -> None:
     folder = new_run(submission, tmp_path / "run")
     assert train(folder).returncode == 0
-    ledger = (folder / "ledger" / "rank-00000.jsonl").read_bytes()
+    ledger = (folder / "ledger" / "node-00000.jsonl").read_bytes()
     again = train(folder)
     assert again.returncode == 2
     assert "is complete; make a new one with `hpcai500 submit` instead of resuming it" in again.stderr
-    assert (folder / "ledger" / "rank-00000.jsonl").read_bytes() == ledger
+    assert (folder / "ledger" / "node-00000.jsonl").read_bytes() == ledger
 
 
 def test_another_data_set_than_the_run_was_made_for_is_refused(submission: Path, tmp_path: Path) -> None:

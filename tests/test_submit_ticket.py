@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from hpcai500.announced import check_unused
 from hpcai500.formats import SignedTicket, read_config, read_record
 from hpcai500.launches import note_submission
-from hpcai500.ledger import read_ledger
+from hpcai500.ledger_reader import read_ledger
 from hpcai500.register.ticket import (
     NS_PER_S,
     TicketRequest,
@@ -126,7 +126,7 @@ def test_announced_runs_are_trained_and_those_that_never_were_are_listed(
 
     config = read_config(home / "out/run-1")[0]
     assert config.seed == run_seed(signed.ticket.challenge, 1)
-    opened: Any = next(read_ledger(home / "out/run-1/ledger/rank-00000.jsonl")).value
+    opened: Any = next(read_ledger(home / "out/run-1/ledger/node-00000.jsonl")).value
     assert opened.ticket_sha256 == ticket_sha256(signed.ticket)
     assert read_record(home / "out/ticket.json", SignedTicket) == signed
 

@@ -136,7 +136,7 @@ def three(recorded: Path, tmp_path: Path) -> Path:
 
 
 def finding(rule: str = "times.order", number: int = 1) -> Finding:
-    return Finding(rule, f"run-1/ledger/rank-00000.jsonl:{number}:time_ns", "5", "4")
+    return Finding(rule, f"run-1/ledger/node-00000.jsonl:{number}:time_ns", "5", "4")
 
 
 @pytest.fixture
@@ -212,8 +212,8 @@ def test_a_stranger_cannot_write_a_verdict_of_his_own(capsys: pytest.CaptureFixt
     [
         ("submission.json", Place("submission.json")),
         ("submission.json:runs[run-1].files", Place("submission.json", None, "runs[run-1].files")),
-        ("run-1/ledger/rank-00000.jsonl:12", Place("run-1/ledger/rank-00000.jsonl", 12)),
-        ("run-1/ledger/rank-00000.jsonl:1:run_id", Place("run-1/ledger/rank-00000.jsonl", 1, "run_id")),
+        ("run-1/ledger/node-00000.jsonl:12", Place("run-1/ledger/node-00000.jsonl", 12)),
+        ("run-1/ledger/node-00000.jsonl:1:run_id", Place("run-1/ledger/node-00000.jsonl", 1, "run_id")),
         ("run-1/result.json:.parts.other_s", Place("run-1/result.json", None, "parts.other_s")),
         ("run-1/ledger:x:3", Place("run-1/ledger", None, "x:3")),
         ("x:" + "9" * 5000, Place("x", None, "9" * 5000)),
@@ -232,7 +232,7 @@ def test_programs_get_all_findings_with_severity_place_and_sentence(warning: Fin
     assert form.submission == "there/submission.json"
     assert len(form.findings) == 101
     assert [one.severity for one in form.findings[-2:]] == ["error", "warning"]
-    assert form.findings[6].location == Place("run-1/ledger/rank-00000.jsonl", 7, "time_ns")
+    assert form.findings[6].location == Place("run-1/ledger/node-00000.jsonl", 7, "time_ns")
     assert form.findings[6].sentence == RULEBOOK["times.order"].sentence
 
 
@@ -323,7 +323,7 @@ def test_sarif_places_are_lines_and_fields_of_relative_files(warning: Finding) -
     assert error["locations"] == [
         {
             "physicalLocation": {
-                "artifactLocation": {"uri": "my%20runs/run-1/ledger/rank-00000.jsonl"},
+                "artifactLocation": {"uri": "my%20runs/run-1/ledger/node-00000.jsonl"},
                 "region": {"startLine": 7},
             },
             "logicalLocations": [{"fullyQualifiedName": "time_ns"}],

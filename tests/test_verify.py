@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forging import Forger, Mutation
+from forging import Forger, Mutation, chain_lines
 from recording import NS_PER_S, record_submission
 from test_verify_equivalence import MUTATIONS as EQUIVALENCE_MUTATIONS
 from test_verify_learning import MUTATIONS as LEARNING_MUTATIONS
@@ -117,7 +117,7 @@ def repeat_line(forger: Forger, event: str) -> None:
 def copy_losses(forger: Forger, lines: Lines) -> None:
     """Give a rank the losses of rank 0."""
     windows = [line["value"] for line in lines if line["event"] == "window"]
-    others = [json.loads(line)["value"] for line in forger.ledger().read_bytes().splitlines() if b'"window"' in line]
+    others = [line["value"] for line in forger.lines() if line["event"] == "window"]
     for mine, other in zip(windows, others, strict=True):
         mine["loss_sum"] = other["loss_sum"]
 
@@ -126,9 +126,27 @@ def swap_first_lines(lines: Lines) -> None:
     lines[1], lines[2] = lines[2], lines[1]
 
 
-def delete_ledger_of_rank_1(forger: Forger) -> None:
-    forger.ledger(rank=1).unlink()
-    forger.edit_submission(lambda submission: submission["runs"][0]["files"].pop("ledger/rank-00001.jsonl"))
+def copy_rank(forger: Forger, of: int, to: int) -> None:
+    """Give a rank the lines of another."""
+    lines = forger.lines(rank=of)
+    forger.edit_lines(lambda mine: mine.__setitem__(slice(None), [line | {"rank": to} for line in lines]), rank=to)
+
+
+def split_node(forger: Forger, *, number: int = 1, host: str = "node1") -> None:
+    """Put the lines of rank 1 into a ledger of their own."""
+    of_1 = forger.lines(rank=1)
+    of_1[0]["value"]["host"] = host
+    forger.edit_lines(list.clear, rank=1)
+    path = forger.ledger(node=number)
+    chain_lines(path, of_1)
+    name = path.relative_to(forger.run()).as_posix()
+    forger.edit_submission(lambda submission: submission["runs"][0]["files"].update({name: {}}))
+
+
+def rank_in_two_ledgers(forger: Forger) -> None:
+    of_1 = forger.lines(rank=1)
+    split_node(forger)
+    forger.edit_lines(lambda lines: lines.extend(of_1), rank=1)
 
 
 def copy_run_1_over_run_2(forger: Forger) -> None:
@@ -169,7 +187,7 @@ MUTATIONS = (
     Mutation("check_files", "form.files", "steps.h5 altered", lambda f: (f.run() / "steps.h5").write_bytes(b"x"), "no"),
     Mutation("check_files", "form.files", "steps.h5 deleted", lambda f: (f.run() / "steps.h5").unlink(), "no"),
     Mutation("check_files", "form.files", "ledger not listed",
-             lambda f: f.edit_submission(lambda s: s["runs"][0]["files"].pop("ledger/rank-00001.jsonl")), "no"),
+             lambda f: f.edit_submission(lambda s: s["runs"][0]["files"].pop("ledger/node-00000.jsonl")), "no"),
     Mutation("check_files", "form.files", "file outside",
              lambda f: f.edit_submission(lambda s: s["runs"][0]["files"].update({"../submission.json": {
                  "sha256": OTHER, "size_bytes": 1}})), "no"),
@@ -204,10 +222,14 @@ MUTATIONS = (
     Mutation("check_ledgers", "ledger.value", "accuracy over 1",
              lambda f: f.edit_events("evaluation", lambda v: v.update(quality=1.01), rank=0), "digests"),
     Mutation("check_ledgers", "ledger.empty", "an empty ledger",
-             lambda f: f.ledger(rank=1).write_bytes(b""), "digests"),
-    Mutation("check_ranks", "chain.ranks", "a rank's ledger deleted", delete_ledger_of_rank_1),
-    Mutation("check_ranks", "chain.ranks", "a rank too many",
-             lambda f: shutil.copy(f.ledger(rank=1), f.ledger(rank=2))),
+             lambda f: f.ledger().write_bytes(b""), "digests"),
+    Mutation("check_ranks", "chain.ranks", "a rank's lines deleted", lambda f: f.edit_lines(list.clear, rank=1)),
+    Mutation("check_ranks", "chain.ranks", "a rank too many", lambda f: copy_rank(f, 1, 2)),
+    Mutation("check_ranks", "chain.ranks", "a rank in two ledgers", rank_in_two_ledgers),
+    Mutation("check_nodes", "chain.nodes", "a host with two ledgers", split_node),
+    Mutation("check_nodes", "chain.nodes", "a ledger left out", lambda f: split_node(f, number=2, host="node2")),
+    Mutation("check_nodes", "chain.nodes", "two hosts in a ledger",
+             lambda f: f.edit_events("run_open", lambda v: v.update(host="node2"), rank=1)),
     Mutation("check_identity", "chain.identity", "the ledger of another rank",
              lambda f: f.edit_events("run_open", lambda v: v.update(rank=0), rank=1)),
     Mutation("check_identity", "chain.identity", "the ledger of another run",
@@ -232,7 +254,7 @@ MUTATIONS = (
     Mutation("check_order", "chain.order", "no close", lambda f: drop_events(f, "run_close")),
     Mutation("check_order", "chain.order", "epoch markers deleted", lambda f: drop_events(f, "epoch_part")),
     Mutation("check_order", "chain.order", "an evaluation by rank 1",
-             lambda f: shutil.copy(f.ledger(rank=0), f.ledger(rank=1))),
+             lambda f: copy_rank(f, 0, 1)),
     Mutation("check_status", "chain.status", "a failed run passed off as completed",
              lambda f: f.edit_events("run_close", lambda v: v.update(status="failed"), number=2)),
     # level

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -89,7 +88,7 @@ def set_losses(forger: Forger, loss_of: Callable[[Value], float]) -> None:
 
 
 def window_losses(forger: Forger, number: int) -> Iterator[float]:
-    lines = map(json.loads, forger.ledger(number).read_bytes().splitlines())
+    lines = forger.lines(number)
     return (line["value"]["loss_sum"] / line["value"]["num_steps"] for line in lines if line["event"] == "window")
 
 
@@ -105,7 +104,7 @@ def copy_losses(forger: Forger, loss_of: Callable[[int, float], float]) -> None:
 
 
 def copy_qualities(forger: Forger) -> None:
-    lines = map(json.loads, forger.ledger(1).read_bytes().splitlines())
+    lines = forger.lines()
     qualities = {line["value"]["epoch"]: line["value"]["quality"] for line in lines if line["event"] == "evaluation"}
     claim_quality(forger, lambda epoch, _: qualities[epoch] + 1e-9, numbers=(2,), noisy=False)
 

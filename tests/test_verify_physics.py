@@ -109,8 +109,9 @@ def draw(forger: Forger, watts: float, *, source: str = "rapl", num_devices: int
     """Say what devices drew in mean."""
 
     def change(lines: list[dict[str, Any]]) -> None:
-        value = {"source": source, "num_devices": num_devices, "energy_j": watts * seconds}
-        value |= {"duration_ns": seconds * NS_PER_S, "num_readings": 9}
+        begin_ns = next(line["time_ns"] for line in lines if line["event"] == "clock_start")
+        value = {"source": source, "num_devices": num_devices, "energy_j": watts * seconds, "wall_ns": begin_ns}
+        value |= {"duration_ns": seconds * NS_PER_S, "num_readings": 9, "longest_gap_ns": seconds * NS_PER_S}
         lines.insert(-1, {**lines[-2], "event": "energy", "value": value})
 
     for number in (1, 2):

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from forging import Forger
 from recording import record_submission
 
 from hpcai500.errors import RecordError
+from hpcai500.events import Window
+from hpcai500.record import read_segments
 from hpcai500.rulebook import RULEBOOK
 from hpcai500.verdict import format_flops
 from hpcai500.verify import main, verify_submission
@@ -27,7 +30,7 @@ def rules_found(forger: Forger) -> set[str]:
 
 def test_a_failed_run_is_listed_and_its_cut_ledger_is_no_fault(tmp_path: Path) -> None:
     path = record_submission(tmp_path, num_failed=1)
-    ledger = tmp_path / "run-3" / "ledger" / "rank-00001.jsonl"
+    ledger = tmp_path / "run-3" / "ledger" / "node-00000.jsonl"
     ledger.write_bytes(ledger.read_bytes()[:-20])
     Forger(path).forge(configs=False)
     verdict = verify_submission(path)
@@ -175,3 +178,50 @@ def test_the_verifier_starts_without_the_run_half() -> None:
         "print([m for m in ('torch', 'numpy', 'pandas', 'h5py', 'mpi4py', 'jsonschema', 'rich') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def break_nothing(_: Forger) -> None:
+    pass
+
+
+def break_losses(forger: Forger) -> None:
+    forger.edit_events("window", lambda value: value.update(loss_sum=1.0), rank=1)
+
+
+def break_digests(forger: Forger) -> None:
+    forger.edit_events("epoch_part", lambda value: value.update(sample_digest="7"), rank=1)
+
+
+@pytest.mark.parametrize("change", [break_nothing, break_losses, break_digests])
+@pytest.mark.parametrize("resumed_on", [0, 4])
+def test_ledgers_too_large_for_memory_are_judged_as_others(
+    change: Callable[[Forger], None], resumed_on: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forger = Forger(record_submission(tmp_path, resumed_on=resumed_on))
+    change(forger)
+    forger.forge()
+    kept = verify_submission(forger.path)
+    monkeypatch.setattr("hpcai500.record.MAX_KEPT_BYTES", 0)
+    assert not read_segments(tmp_path / "run-1", place="")[0].ledgers[0].entries.is_kept
+    assert verify_submission(forger.path) == kept
+    assert kept.valid == (change is break_nothing)
+
+
+def test_a_ledger_that_changes_while_it_is_judged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forger = Forger(record_submission(tmp_path))
+    monkeypatch.setattr("hpcai500.record.MAX_KEPT_BYTES", 0)
+    [segment] = read_segments(tmp_path / "run-1", place="")
+    assert segment.ledgers[0].entries[0].event == "run_open"
+    forger.edit_events("window", lambda value: value.update(loss_sum=1.0))
+    with pytest.raises(RecordError, match="has changed while it was read; verify a copy"):
+        segment.ledgers[0].entries[0]
+    with pytest.raises(RecordError, match="has changed"):
+        segment.ledgers[1].values(Window)
+
+
+def test_a_node_s_ledger_larger_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_submission(tmp_path)
+    monkeypatch.setattr("hpcai500.record.MAX_KEPT_BYTES", 0)
+    monkeypatch.setattr("hpcai500.record.MAX_NODE_BYTES", 1000)
+    with pytest.raises(RecordError, match=r"has \d+ bytes, and no node's more than 1000"):
+        read_segments(tmp_path / "run-1", place="")

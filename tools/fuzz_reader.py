@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["hpcai500"]):
     from hpcai500.equivalence.proof import Proof
     from hpcai500.errors import RecordError
     from hpcai500.formats import RunConfig, RunResult, SignedTicket, Submission, System, decode
-    from hpcai500.ledger import scan_ledger
+    from hpcai500.ledger_reader import scan_ledger
     from hpcai500.signature import Signature
     from hpcai500.verify import verify_submission
 
@@ -60,8 +60,7 @@ FILES = {
     "run-1/config.json": 1,
     "run-1/result.json": 2,
     "run-1/system.json": 3,
-    "run-1/ledger/rank-00000.jsonl": LEDGER,
-    "run-1/ledger/rank-00001.jsonl": LEDGER,
+    "run-1/ledger/node-00000.jsonl": LEDGER,
 }
 
 
@@ -69,7 +68,7 @@ def read(folder: Path, content: bytes) -> None:
     """Let the reader that the first byte chooses read the rest."""
     chosen = content[0] % (len(FORMS) + 1)
     if chosen == LEDGER:
-        path = folder / "rank-00000.jsonl"
+        path = folder / "node-00000.jsonl"
         path.write_bytes(content[1:])
         for item in scan_ledger(path):
             str(item)

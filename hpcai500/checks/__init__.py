@@ -16,6 +16,7 @@ from hpcai500.checks import (
     checkpoints,
     code,
     counts,
+    energy,
     equivalence,
     figures,
     form,
@@ -57,6 +58,7 @@ FORM_CHECKS: tuple[Check, ...] = (
 )
 CONTENT_CHECKS: tuple[Check, ...] = (
     chain.check_cores,
+    chain.check_nodes,
     chain.check_copies_of_ranks,
     chain.check_data_alike,
     level.check_number_of_runs,
@@ -111,7 +113,7 @@ CONTENT_CHECKS: tuple[Check, ...] = (
     physics.check_bus,
     physics.check_storage,
     physics.check_network,
-    physics.check_energy,
+    energy.check_energy,
 )
 WHOLE_CHECKS: frozenset[Check] = frozenset(
     {

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from array import array
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.checks.limits import count_cores
@@ -39,18 +40,18 @@ NEXT_EVENTS = {
 ONLY_RANK_0 = {"evaluation"}
 
 
-def _ends_well(run: RunCase, ledger: RankLedger) -> bool:
-    """Whether a ledger must be whole up to run_close: in the last segment of a run that is said to be completed."""
-    return run.submitted.status == "completed" and ledger.segment == run.record.segments[-1].number
+def _ends_well(run: RunCase, segment: int) -> bool:
+    """Whether ledgers must be whole up to run_close: in the last segment of a run that is said to be completed."""
+    return run.submitted.status == "completed" and segment == run.record.segments[-1].number
 
 
 def check_ledgers(case: Case) -> list[Finding]:
     """Every line can be read and carries the digest of the line before it (rules ledger.*)."""
     findings = []
     for run in case.runs:
-        for ledger in run.record.ledgers:
-            cut = set() if _ends_well(run, ledger) else {"ledger.torn", "ledger.empty"}
-            findings += [item for item in ledger.findings if item.rule not in cut]
+        for segment in run.record.segments:
+            cut = set() if _ends_well(run, segment.number) else {"ledger.torn", "ledger.empty"}
+            findings += [item for item in segment.findings if item.rule not in cut]
     return findings
 
 
@@ -63,8 +64,9 @@ def check_ranks(case: Case) -> list[Finding]:
     for run in case.runs:
         for segment in run.record.segments:
             num_ranks = segment.num_ranks if segment.number else run.config.num_ranks
-            ranks = {ledger.rank for ledger in segment.ledgers}
-            place = str(PurePosixPath(segment.ledgers[0].place).parent)
+            counted = Counter(ledger.rank for ledger in segment.ledgers)
+            ranks, twice = set(counted), sorted(rank for rank, count in counted.items() if count > 1)
+            place = f"{run.place}/ledger/segment-{segment.number:03d}" if segment.number else f"{run.place}/ledger"
             strangers = sorted(rank for rank in ranks if rank >= num_ranks)
             num_missing = num_ranks - (len(ranks) - len(strangers))
             matters = segment.until != segment.start if segment.until else run.submitted.status == "completed"
@@ -72,8 +74,29 @@ def check_ranks(case: Case) -> list[Finding]:
                 first = next(rank for rank in itertools.count() if rank not in ranks)
                 found = f"{num_missing} are missing, the first is rank {first}"
                 findings.append(Finding("chain.ranks", place, f"ledgers of {num_ranks} ranks", found))
+            if twice:
+                found = f"ranks {twice[:20]} in several"
+                findings.append(Finding("chain.ranks", place, "each rank in one ledger", found))
             if strangers:
                 findings.append(Finding("chain.ranks", place, f"ranks below {num_ranks}", f"ranks {strangers[:20]}"))
+    return findings
+
+
+def check_nodes(case: Case) -> list[Finding]:
+    """Each ledger has the ranks of one host and is the host's only one; they are numbered by their lowest ranks."""
+    findings = []
+    for run in case.completed:
+        for segment in run.record.segments:
+            hosts: dict[int, set[str]] = {}
+            for ledger in segment.ledgers:  # by rank
+                hosts.setdefault(ledger.node, set()).update({ledger.opened.host} if ledger.opened else ())
+            found = [sorted(of) for of in hosts.values()]
+            is_one_each = all(len(of) == 1 for of in found) and len({of[0] for of in found}) == len(found)
+            has_all = len(segment.ledgers) == segment.num_ranks  # else nodes may be missing that died at once
+            if not is_one_each or (has_all and list(hosts) != list(range(len(hosts)))):
+                expected = "a ledger for each host, numbered from 0 by its lowest rank"
+                text = ", ".join(f"node {node}: {' '.join(sorted(of))}" for node, of in list(hosts.items())[:10])
+                findings.append(Finding("chain.nodes", f"{run.place}/ledger", expected, text[:1000]))
     return findings
 
 
@@ -127,7 +150,7 @@ def check_identity(case: Case) -> list[Finding]:
             findings.append(Finding("chain.identity", f"{run.place}/ledger", expected, ", ".join(sorted(versions))))
         first = run.record.segments[0].ledgers if run.record.segments else []
         hosts = {ledger.opened.host for ledger in first if ledger.opened}
-        has_all = all(ledger.opened for ledger in first)  # a segment may be killed before its ranks say anything
+        has_all = bool(first) and all(ledger.opened for ledger in first)  # ranks may die before
         if run.is_complete and has_all and len(hosts) != run.config.num_nodes:
             expected = f"{run.config.num_nodes} hosts"
             findings.append(Finding("chain.identity", f"{run.place}/ledger", expected, ", ".join(sorted(hosts))))
@@ -149,7 +172,7 @@ def _check_opening(run: RunCase, segment: Segment, ledger: RankLedger) -> list[F
         "config_sha256": run.config_sha256,
     }
     return [
-        Finding("chain.identity", f"{ledger.place}:1:{name}", f"{value!r}", f"{getattr(opened, name)!r}")
+        Finding("chain.identity", f"{ledger.first_place}:{name}", f"{value!r}", f"{getattr(opened, name)!r}")
         for name, value in expected.items()
         if getattr(opened, name) != value
     ]
@@ -169,7 +192,7 @@ def check_cores(case: Case) -> list[Finding]:
             found = count_cores([ledger.opened.cores]) if ledger.opened else 0
             if found > allowed:
                 expected = f"about as many cores as a node has, {allowed // 2}"
-                findings.append(Finding("chain.hosts", f"{ledger.place}:1:cores", expected, f"{found}"))
+                findings.append(Finding("chain.hosts", f"{ledger.first_place}:cores", expected, f"{found}"))
     return findings
 
 
@@ -178,13 +201,15 @@ def check_copies_of_ranks(case: Case) -> list[Finding]:
     findings = []
     for run in case.completed:
         for segment in run.record.segments:
-            seen: dict[tuple[float, ...], RankLedger] = {}
+            seen: dict[bytes, RankLedger] = {}
             for ledger in segment.ledgers:
-                losses = tuple(window.loss_sum for window in ledger.values(Window))
-                first = seen.setdefault(losses, ledger)
+                losses = array("d", (window.loss_sum for window in ledger.values(Window)))
+                first = seen.setdefault(hashlib.sha256(losses).digest(), ledger)
                 if losses and first is not ledger:
-                    expected = f"losses of its own, not those of {first.place}"
-                    findings.append(Finding("chain.identity", f"{ledger.place}:window.loss_sum", expected, "the same"))
+                    expected = f"losses of its own, not those of {first.rank_place}"
+                    findings.append(
+                        Finding("chain.identity", f"{ledger.rank_place}.window.loss_sum", expected, "the same")
+                    )
     return findings
 
 
@@ -206,7 +231,7 @@ def check_order(case: Case) -> list[Finding]:
         finding
         for run in case.runs
         for ledger in run.record.ledgers
-        for finding in _check_order_of(ledger, ends_well=_ends_well(run, ledger))
+        for finding in _check_order_of(ledger, ends_well=_ends_well(run, ledger.segment))
     ]
 
 
@@ -229,7 +254,7 @@ def _check_order_of(ledger: RankLedger, *, ends_well: bool) -> list[Finding]:
             sources.add(entry.value.source)
         before = entry.event
     if ends_well and before != "run_close":
-        return [Finding("chain.order", ledger.place, "run_close at the end", before or "nothing")]
+        return [Finding("chain.order", ledger.rank_place, "run_close at the end", before or "nothing")]
     return []
 
 

@@ -46,16 +46,18 @@ def _check_run(run: RunCase) -> Iterator[Finding]:
     positions: dict[str, tuple[int, int]] = {}  # by content; work that was done again to the bit has the same
     for segment in run.record.segments:
         told = {ledger.rank: _told(ledger) for ledger in segment.ledgers}
-        longest = max(told.values(), key=len)
+        longest = max(told.values(), key=len, default=[])
         is_cut = segment.number != run.record.segments[-1].number
         for ledger in segment.ledgers:
             mine = told[ledger.rank]
             if mine != (longest[: len(mine)] if is_cut and len(mine) >= len(longest) - 1 else longest):
                 expected = f"{len(longest)} checkpoints, the same as those of the other ranks"
-                yield Finding("chain.checkpoints", f"{ledger.place}:checkpoint", expected, f"{len(mine)}, or others")
+                yield Finding(
+                    "chain.checkpoints", f"{ledger.rank_place}.checkpoint", expected, f"{len(mine)}, or others"
+                )
         for epoch, step, path, sha256 in longest:
             if path in paths or positions.setdefault(sha256, (epoch, step)) != (epoch, step):
-                place = f"{segment.ledgers[0].place}:checkpoint[{epoch}, {step}]"
+                place = f"{segment.ledgers[0].rank_place}.checkpoint[{epoch}, {step}]"
                 yield Finding("chain.checkpoints", place, "a file and content of its own", f"{path}, {sha256}"[:1000])
             paths.add(path)
 

@@ -52,7 +52,7 @@ def check_data(case: Case) -> list[Finding]:
             "steps_per_epoch": (size.num_train_samples // global_batch, data.steps_per_epoch),
             "dropped_per_epoch": (size.num_train_samples % global_batch, data.dropped_per_epoch),
         }
-        findings += _differences("counts.data", f"{ledger.place}:data_open", pairs)
+        findings += _differences("counts.data", f"{ledger.rank_place}.data_open", pairs)
     if case.submission.data_source not in size.data_sources:
         expected = f"one of {', '.join(size.data_sources)}"
         place = f"{case.place}:data_source"
@@ -75,7 +75,7 @@ def check_model(case: Case) -> list[Finding]:
             "flop_forward_per_sample": (form.forward, model.flop_forward_per_sample),
             "flop_training_per_sample": (form.training, model.flop_training_per_sample),
         }
-        findings += _differences("counts.model", f"{ledger.place}:model_built", pairs)
+        findings += _differences("counts.model", f"{ledger.rank_place}.model_built", pairs)
     return findings
 
 
@@ -97,13 +97,13 @@ def check_epochs(case: Case) -> list[Finding]:
             }
             if case.size.rankable or run.config.settings.get("decode_errors", "stop") == "stop":
                 pairs["skipped"] = (0, part.skipped)
-            findings += _differences("counts.epochs", f"{ledger.place}:epoch_part[{part.epoch}]", pairs)
+            findings += _differences("counts.epochs", f"{ledger.rank_place}.epoch_part[{part.epoch}]", pairs)
             done = part.first_step + part.steps
             position = Position(part.epoch + 1, 0) if done == steps_per_epoch else Position(part.epoch, done)
         if position != until:
             expected = f"training up to epoch {until.epoch}, step {until.step} (of {steps_per_epoch} an epoch)"
             found = f"up to epoch {position.epoch}, step {position.step}"
-            findings.append(Finding("counts.epochs", f"{ledger.place}:epoch_part", expected, found))
+            findings.append(Finding("counts.epochs", f"{ledger.rank_place}.epoch_part", expected, found))
     return findings
 
 
@@ -154,15 +154,15 @@ def check_evaluations(case: Case) -> list[Finding]:
         ]
         found = [shard.epoch for shard in ledger.values(EvaluationShard)]
         if found != expected:
-            place = f"{ledger.place}:evaluation_shard"
+            place = f"{ledger.rank_place}.evaluation_shard"
             findings.append(Finding("counts.evaluations", place, f"after epochs {expected}", f"{found[:100]}"))
         whole = [evaluation.epoch for evaluation in ledger.values(Evaluation)]
         if ledger.rank == 0 and whole != expected:
-            place = f"{ledger.place}:evaluation"
+            place = f"{ledger.rank_place}.evaluation"
             findings.append(Finding("counts.evaluations", place, f"after epochs {expected}", f"{whole[:100]}"))
         num_samples = len(range(ledger.rank, size.num_validation_samples, segment.num_ranks))
         for shard in ledger.values(EvaluationShard):
-            place = f"{ledger.place}:evaluation_shard[{shard.epoch}]"
+            place = f"{ledger.rank_place}.evaluation_shard[{shard.epoch}]"
             findings += _differences("counts.evaluations", place, {"samples": (num_samples, shard.samples)})
             for wanted, there in quality.problems(shard.samples, shard.counts, None, size.num_classes):
                 findings.append(Finding("counts.evaluations", f"{place}:counts", wanted, there))

@@ -59,7 +59,7 @@ def check_quality(case: Case) -> list[Finding]:
             parts = shards.get(evaluation.epoch, [])
             samples, counts = sum(part.samples for part in parts), _sum_counts(parts)
             losses = [part.loss_sum for part in parts if part.loss_sum is not None]
-            place = f"{root.place}:evaluation[{evaluation.epoch}]"
+            place = f"{root.rank_place}.evaluation[{evaluation.epoch}]"
             problems = quality.problems(samples, counts, evaluation.curves, case.size.num_classes)
             findings += [Finding("figures.quality", place, wanted, found) for wanted, found in problems]
             if 0 < len(losses) < len(parts):

@@ -9,10 +9,12 @@ import os
 from pathlib import Path, PurePosixPath
 
 from hpcai500.checks.case import Case, RunCase
+from hpcai500.energy.meter_file import METER_NAME
 from hpcai500.errors import RecordError
 from hpcai500.events import DataOpen
 from hpcai500.finding import Finding
 from hpcai500.formats import FileDigest, System
+from hpcai500.record import list_ledgers
 from hpcai500.submission import file_digest
 
 REQUIRED_FILES = ("config.json", "result.json", "system.json")
@@ -47,8 +49,12 @@ def check_files(case: Case) -> list[Finding]:
     for run in case.runs:
         for name, listed in run.submitted.files.items():
             findings += check_listed(run.record.folder, name, listed, f"{run.place}/{name}")
-        ledgers = {ledger.place.removeprefix(f"{run.place}/") for ledger in run.record.ledgers}
+        folder = run.record.folder
+        paths = (path for nodes in list_ledgers(folder).values() for path in nodes.values())
+        ledgers = {path.relative_to(folder).as_posix() for path in paths}
         required = ledgers | ({*REQUIRED_FILES} if run.is_complete else {"config.json"})
+        if (run.record.folder / METER_NAME).exists():
+            required.add(METER_NAME)  # figures come from it
         for name in sorted(required - run.submitted.files.keys()):
             place = f"{case.place}:runs[{run.place}].files"
             findings.append(Finding("form.files", place, f"{name} listed with its digest", "not listed"))

@@ -15,7 +15,7 @@ from hpcai500.checks.case import Case
 from hpcai500.checks.times import NS_PER_S, duration_of
 from hpcai500.events import Evaluation, EvaluationShard
 from hpcai500.finding import Finding
-from hpcai500.ledger import Entry
+from hpcai500.ledger_reader import Entry
 from hpcai500.record import RankLedger, Segment
 
 UNEXPLAINED_SHARE = 0.02  # of a rank's clock [ours]
@@ -67,17 +67,19 @@ def _clock_entries(ledger: RankLedger) -> list[Entry]:
 
 def _evaluation_waits(segment: Segment) -> dict[int, list[Span]]:
     """By epoch, when ranks whose shard is done wait: for the last shard, then for rank 0 to judge."""
-    shards: dict[int, list[int]] = {}
+    shards: dict[int, Span] = {}
     waits: dict[int, list[Span]] = {}
     for ledger in segment.ledgers:
         for entry in ledger.all_entries_of(EvaluationShard, Evaluation):
             if isinstance(entry.value, EvaluationShard):
-                shards.setdefault(entry.value.epoch, []).append(entry.time_ns)
+                first = shards.get(entry.value.epoch, Span(entry.time_ns, entry.time_ns))
+                span = Span(min(first.begin_ns, entry.time_ns), max(first.end_ns, entry.time_ns))
+                shards[entry.value.epoch] = span
             elif isinstance(entry.value, Evaluation):
                 judging = Span(entry.time_ns - entry.value.duration_ns, entry.time_ns)
                 waits.setdefault(entry.value.epoch, []).append(judging)
-    for epoch, ends_ns in shards.items():
-        waits.setdefault(epoch, []).append(Span(min(ends_ns), max(ends_ns)))
+    for epoch, span in shards.items():
+        waits.setdefault(epoch, []).append(span)
     return waits
 
 

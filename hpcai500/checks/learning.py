@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from array import array
 from collections.abc import Iterator, Sequence
 
 from hpcai500 import metrics
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.convergence import Reference, smallest_smoothed_loss, smallest_top_1_loss
-from hpcai500.events import Evaluation, EvaluationShard, Window
+from hpcai500.events import MAX_INTEGER, Evaluation, EvaluationShard, Window
 from hpcai500.finding import Finding
 from hpcai500.record import RankLedger
 
@@ -126,7 +127,7 @@ def check_loss_bounds(case: Case) -> list[Finding]:
         least = smallest_smoothed_loss(smoothing, case.size.num_classes) * (1 - ROUNDING)
         for number, window in enumerate(ledger.values(Window)):
             if window.loss_sum < least * window.num_steps:
-                place = f"{ledger.place}:window[{number}].loss_sum"
+                place = f"{ledger.rank_place}.window[{number}].loss_sum"
                 expected = f"at least {least:.4g} a step, with labels smoothed by {smoothing:g}"
                 findings.append(Finding("learning.loss", place, expected, f"{window.loss_sum / window.num_steps:.4g}"))
                 break
@@ -135,7 +136,7 @@ def check_loss_bounds(case: Case) -> list[Finding]:
                 continue
             part = _top_1(shard)
             if shard.loss_sum < smallest_top_1_loss(part) * shard.samples * (1 - ROUNDING):
-                place = f"{ledger.place}:evaluation_shard[{shard.epoch}].loss_sum"
+                place = f"{ledger.rank_place}.evaluation_shard[{shard.epoch}].loss_sum"
                 expected = f"at least {smallest_top_1_loss(part):.4g} a sample with a top-1 of {part:.4g}"
                 findings.append(Finding("learning.loss", place, expected, f"{shard.loss_sum / shard.samples:.4g}"))
                 break
@@ -156,7 +157,7 @@ def check_start(case: Case) -> list[Finding]:
         for ledger in run.record.segments[0].ledgers:
             first = ledger.value(Window)
             if first is not None and first.loss_sum < least * first.num_steps:
-                place = f"{ledger.place}:window[0].loss_sum"
+                place = f"{ledger.rank_place}.window[0].loss_sum"
                 expected = f"at least {least:.4g} a step; a guess among {case.size.num_classes} classes has "
                 expected += f"{math.log(case.size.num_classes):.4g}"
                 findings.append(Finding("learning.start", place, expected, f"{first.loss_sum / first.num_steps:.4g}"))
@@ -241,7 +242,7 @@ def check_noise(case: Case) -> list[Finding]:
                 problem = f"a curve whose noise is {size / 3:.1e}"
         if problem:
             expected = f"losses whose noise is at least {LEAST_NOISE:g} of them"
-            findings.append(Finding("learning.noise", f"{ledger.place}:window.loss_sum", expected, problem))
+            findings.append(Finding("learning.noise", f"{ledger.rank_place}.window.loss_sum", expected, problem))
     return findings
 
 
@@ -255,24 +256,37 @@ def check_ranks_alike(case: Case) -> list[Finding]:
     findings = []
     for run in case.completed:
         for segment in run.record.segments:
-            by_epoch: dict[int, list[tuple[RankLedger, float, int]]] = {}
-            for ledger in segment.ledgers:
+            by_epoch: dict[int, EpochLosses] = {}
+            for number, ledger in enumerate(segment.ledgers):
                 for epoch, windows in _by_epoch([ledger]).items():
                     samples = sum(window.samples for window in windows)
-                    by_epoch.setdefault(epoch, []).append((ledger, _mean_loss(windows), samples))
-            findings += list(_strangers(by_epoch))
+                    by_epoch.setdefault(epoch, EpochLosses()).add(number, _mean_loss(windows), samples)
+            findings += list(_strangers(segment.ledgers, by_epoch))
     return findings
 
 
-def _strangers(by_epoch: dict[int, list[tuple[RankLedger, float, int]]]) -> Iterator[Finding]:
+class EpochLosses:
+    """The mean loss and the samples of each rank in an epoch, in columns: there may be millions."""
+
+    def __init__(self) -> None:
+        self.ledgers, self.losses, self.samples = array("I"), array("d"), array("Q")
+
+    def add(self, ledger: int, loss: float, samples: int) -> None:
+        """Take in those of the ledger of this number; more samples than any rank has are that many."""
+        self.ledgers.append(ledger)
+        self.losses.append(loss)
+        self.samples.append(min(samples, MAX_INTEGER))
+
+
+def _strangers(ledgers: Sequence[RankLedger], by_epoch: dict[int, EpochLosses]) -> Iterator[Finding]:
     """A finding for each rank's first epoch whose loss is not that of the others."""
     told = set()
     for epoch, ranks in by_epoch.items():
-        middle = statistics.median(loss for _, loss, _ in ranks)
-        for ledger, loss, samples in ranks:
+        middle = statistics.median(ranks.losses)
+        for number, loss, samples in zip(ranks.ledgers, ranks.losses, ranks.samples, strict=True):
             allowed = 1.1 + SIGMAS / math.sqrt(max(1, samples))
-            if ledger.place not in told and not middle / allowed <= loss <= middle * allowed:
-                told.add(ledger.place)
+            if number not in told and not middle / allowed <= loss <= middle * allowed:
+                told.add(number)
                 expected = f"about {middle:.4g}, as the median of the ranks, up to a factor of {allowed:.2f}"
-                place = f"{ledger.place}:window.loss_sum"
+                place = f"{ledgers[number].rank_place}.window.loss_sum"
                 yield Finding("learning.ranks", place, expected, f"{loss:.4g} in epoch {epoch}")

@@ -1,9 +1,10 @@
-"""Physics: nothing was faster, and no device drew more or less, than the machine can.
+"""Physics: nothing was faster than the machine can.
 
-Only completed runs are looked at. What is bounded is what is recorded: windows of steps, shards of evaluations, epochs,
-energy. The limits (hpcai500/checks/limits.py) are those that no honest run passes, so a run that is a few times too
-fast on a machine that is seldom at its peak is not found out here. Not covered: a forger who describes a larger machine
-than his own, and storage, of which only is known that what memory holds is read from memory.
+Only completed runs are looked at. What is bounded is what is recorded: windows of steps, shards of evaluations, epochs.
+Energy is in hpcai500/checks/energy.py. The limits (hpcai500/checks/limits.py) are those that no honest run passes, so a
+run that is a few times too fast on a machine that is seldom at its peak is not found out here. Not covered: a forger
+who describes a larger machine than his own, and storage, of which only is known that what memory holds is read from
+memory.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from collections.abc import Iterator
 
 from hpcai500.checks.case import Case
 from hpcai500.checks.hosts import HostPart, Pace, rate
-from hpcai500.checks.limits import known_devices, network_bytes_per_s
-from hpcai500.devices import Device, Processors
-from hpcai500.events import DataOpen, Energy, EvaluationShard, ModelBuilt
+from hpcai500.checks.limits import network_bytes_per_s
+from hpcai500.events import DataOpen, EvaluationShard, ModelBuilt
 from hpcai500.finding import Finding
 from hpcai500.flop_forms import FlopForm, evaluation_flop, flop_form
 
@@ -22,8 +22,6 @@ GRADIENT_BYTES = 2  # of a number in bf16 or fp16, the smallest form of gradient
 OPTIMIZER_LAYER = 8  # hyper-parameters and policies: where this is open, gradients may be sent in any form
 # Bytes of a value of the input that comes to the device at least: pictures are bytes, climate fields half floats.
 INPUT_VALUE_BYTES = {"resnet50": 1, "fasterrcnn": 2}
-COUNTER_SLACK_S = 1.0  # [ours] counters of energy are some tenths of a second late
-POWER_ROOM = 1.1  # [ours] GPUs pass their limit for moments, and their sensors are good to 5 %
 
 
 def _form(case: Case, part: HostPart) -> FlopForm:
@@ -87,7 +85,7 @@ def check_evaluation_flops(case: Case) -> list[Finding]:
             for shard in ledger.values(EvaluationShard):
                 pace = flop * rate(shard.samples, shard.duration_ns)
                 if pace > rank.rate:
-                    rank = Pace(pace, f"{ledger.place}:evaluation_shard[{shard.epoch}].duration_ns")
+                    rank = Pace(pace, f"{ledger.rank_place}.evaluation_shard[{shard.epoch}].duration_ns")
                 samples, duration_ns = whole.get(shard.epoch, (0, 0))
                 whole[shard.epoch] = (samples + shard.samples, max(duration_ns, shard.duration_ns))
         host = Pace(flop * max((rate(*work) for work in whole.values()), default=0.0), part.place)
@@ -147,59 +145,6 @@ def check_network(case: Case) -> list[Finding]:
         limit, what = part.limits.network_bytes_per_s, "what the network interfaces of its host carry"
         findings += _over("physics.network", pace, limit, "bytes/s of gradients", what)
     return findings
-
-
-def check_energy(case: Case) -> list[Finding]:
-    """Energy is of the host's devices, and between what they draw at rest and can be set to, over the time it took."""
-    findings = []
-    for part in case.hosts:
-        for ledger in part.ledgers:
-            for entry in ledger.entries_of(Energy):
-                assert isinstance(entry.value, Energy)
-                if strangers := _other_devices(part, entry.value):
-                    place = f"{ledger.place}:{entry.line}:num_devices"
-                    findings.append(Finding("physics.energy", place, *strangers))
-                    continue
-                bounds = _power_bounds(case, part, entry.value)
-                if bounds is None:
-                    continue
-                seconds = entry.value.duration_ns * 1e-9
-                least = bounds[0] * max(0.0, seconds - COUNTER_SLACK_S)
-                most = POWER_ROOM * bounds[1] * (seconds + COUNTER_SLACK_S)
-                if not least <= entry.value.energy_j <= most:
-                    place = f"{ledger.place}:{entry.line}:energy_j"
-                    expected = f"{least:.4g} to {most:.4g} J of {entry.value.num_devices} devices in {seconds:.4g} s"
-                    findings.append(Finding("physics.energy", place, expected, f"{entry.value.energy_j:.4g} J"))
-    return findings
-
-
-def _other_devices(part: HostPart, energy: Energy) -> tuple[str, str] | None:
-    """What is expected and found if the devices are not those that the host is described with.
-
-    NVML may see accelerators that the job does not use.
-    """
-    found = f"{energy.num_devices} by {energy.source}"
-    sockets = {node.num_sockets for node in part.nodes}
-    if energy.source == "rapl" and sockets and energy.num_devices not in sockets:
-        return f"{' or '.join(map(str, sorted(sockets)))}, the processors of the host", found
-    accelerators = {len(node.accelerators) for node in part.nodes}
-    if energy.source == "nvml" and accelerators == {0}:
-        return "processors alone, as the host has no accelerator", found
-    if energy.source == "nvml" and accelerators and energy.num_devices < min(accelerators):
-        return f"at least {min(accelerators)}, the accelerators of the host", found
-    return None
-
-
-def _power_bounds(case: Case, part: HostPart, energy: Energy) -> tuple[float, float] | None:
-    """Least and most W of the devices whose energy it is; None where they are unknown."""
-    kinds: list[Processors] | list[Device] = [case.edition.processors]
-    if energy.source == "nvml":
-        pairs = [known_devices(node, case.edition) for node in part.nodes]
-        kinds = [device for devices, strangers in pairs if not strangers for device in devices]
-    if not kinds:
-        return None
-    least, most = min(kind.idle_w for kind in kinds), max(kind.power_limit_w for kind in kinds)
-    return energy.num_devices * least, energy.num_devices * most
 
 
 def unchecked(case: Case) -> list[str]:

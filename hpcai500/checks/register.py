@@ -86,7 +86,7 @@ def check_ticket_in_ledgers(case: Case) -> list[Finding]:
     signed = case.submission.ticket
     expected = ticket_sha256(signed.ticket) if signed else None
     return [
-        Finding("register.ledgers", f"{ledger.place}:1:ticket_sha256", f"{expected!r}", f"{opened.ticket_sha256!r}")
+        Finding("register.ledgers", f"{ledger.first_place}:ticket_sha256", f"{expected!r}", f"{opened.ticket_sha256!r}")
         for run in case.runs
         for ledger in run.record.ledgers
         if (opened := ledger.opened) is not None and opened.ticket_sha256 != expected
@@ -111,10 +111,10 @@ def check_ticket_times(case: Case) -> list[Finding]:
             times_ns = _times_ns(ledger)
             if times_ns and min(times_ns) < issued_ns - CLOCK_SLACK_NS:
                 expected = f"not before the ticket, {issued_ns} ns"
-                findings.append(Finding("register.times", f"{ledger.place}:1", expected, f"{min(times_ns)} ns"))
+                findings.append(Finding("register.times", ledger.first_place, expected, f"{min(times_ns)} ns"))
             if times_ns and max(times_ns) > created_ns + CLOCK_SLACK_NS:
                 expected = f"an end before the submission was made, {created_ns} ns"
-                findings.append(Finding("register.times", ledger.place, expected, f"{max(times_ns)} ns"))
+                findings.append(Finding("register.times", ledger.rank_place, expected, f"{max(times_ns)} ns"))
     return findings
 
 

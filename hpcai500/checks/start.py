@@ -30,7 +30,7 @@ def check_start_up(case: Case) -> list[Finding]:
         after_ns = start_up.data_open_ns + start_up.model_ns + start_up.wait_ns
         all_ns = start_up.import_ns + start_up.rendezvous_ns + after_ns
         if not after_ns - slack_ns <= passed_ns <= all_ns + slack_ns:
-            place = f"{ledger.place}:start_up"
+            place = f"{ledger.rank_place}.start_up"
             expected = f"parts that fit the {passed_ns} ns since run_open"
             found = f"{after_ns} ns of data, model and waiting, {all_ns} ns with loading and rendezvous"
             findings.append(Finding("times.start_up", place, expected, found))
@@ -54,7 +54,7 @@ def check_staging(case: Case) -> list[Finding]:
 
 
 def _check_staged(ledger: RankLedger, staged: Staging) -> Iterator[Finding]:
-    place, start_up = f"{ledger.place}:staging", ledger.value(StartUp)
+    place, start_up = f"{ledger.rank_place}.staging", ledger.value(StartUp)
     if ledger.opened is not None and ledger.opened.local_rank != 0:
         yield Finding("times.staging", place, "on the first rank of a node", f"local rank {ledger.opened.local_rank}")
     copied_ns = staged.duration_ns + staged.verify_ns

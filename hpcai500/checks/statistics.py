@@ -66,7 +66,7 @@ def _started_before(case: Case, folder: Path, made_ns: float) -> bool:
     submission = case.submission
     try:
         config, _ = read_config(folder)
-        segments = read_segments(folder, place="", ranks=[0])
+        segments = read_segments(folder, place="", ranks={0})
     except RecordError:
         return False
     kind = (submission.workload, submission.level, submission.size, submission.rules_sha256)

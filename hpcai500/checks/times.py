@@ -19,7 +19,7 @@ from hpcai500.events import (
     Window,
 )
 from hpcai500.finding import Finding
-from hpcai500.ledger import Entry
+from hpcai500.ledger_reader import Entry
 
 NS_PER_S = 10**9
 SLACK_NS = 10**6  # rounding between two readings of one clock
@@ -58,7 +58,7 @@ def check_clock(case: Case) -> list[Finding]:
                 starts.append(start_ns)
                 stops.append(ledger.entries[-1].time_ns if stop_ns is None else stop_ns)
                 if stop_ns is not None and stop_ns <= start_ns:
-                    place = f"{ledger.place}:clock_stop"
+                    place = f"{ledger.rank_place}.clock_stop"
                     findings.append(Finding("times.clock", place, f"after clock_start, {start_ns}", f"{stop_ns}"))
             if segment.until is None and max(starts) >= min(stops):
                 expected = "clocks of all ranks that overlap"

@@ -14,7 +14,7 @@ from hpcai500.checks.hosts import ledgers_by_host
 from hpcai500.checks.times import CLOCK_STEP_NS, NS_PER_S
 from hpcai500.events import Checkpoint, DataOpen, Evaluation, EvaluationShard, StartUp, Window
 from hpcai500.finding import Finding
-from hpcai500.ledger import Entry
+from hpcai500.ledger_reader import Entry
 from hpcai500.record import RankLedger, Segment
 
 SKEW_NS = NS_PER_S  # clocks of ranks apart; NTP keeps them within a hundredth, and the self-check asks for a twentieth
@@ -99,7 +99,7 @@ def check_boot(case: Case) -> list[Finding]:
                     if ledger.opened is not None
                 ]
                 if max(booted_ns) - min(booted_ns) > CLOCK_STEP_NS:
-                    place = f"{ledgers[0].place}:1:monotonic_ns"
+                    place = f"{ledgers[0].first_place}:monotonic_ns"
                     expected = f"one moment, within {CLOCK_STEP_NS} ns, at which {host} counted 0 on all of its ranks"
                     findings.append(Finding("times.boot", place, expected, f"{max(booted_ns) - min(booted_ns)} ns"))
     return findings
@@ -132,7 +132,7 @@ def check_local_ranks(case: Case) -> list[Finding]:
             for host, ledgers in ledgers_by_host(segment).items():
                 found = sorted(_local_rank(ledger) for ledger in ledgers)
                 if found != list(range(len(ledgers))):
-                    place = f"{ledgers[0].place}:1:local_rank"
+                    place = f"{ledgers[0].first_place}:local_rank"
                     expected = f"0 to {len(ledgers) - 1} on host {host}, each once"
                     findings.append(Finding("chain.local_ranks", place, expected, f"{found[:100]}"))
     return findings

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from hpcai500.checks.case import Case, RunCase
 from hpcai500.events import EpochPart, Evaluation, EvaluationShard, Window
@@ -19,17 +19,33 @@ from hpcai500.learning_rate import learning_rate, peak_learning_rate
 from hpcai500.qualities import quality_named
 from hpcai500.record import RankLedger
 
+MAX_DIGEST = 2**64 - 1
 MANY_SAMPLES = 100_000  # in an epoch; above, two threads sort two epochs at once
 # A cosine is right to the last of 53 bits, and near its end the schedule is 1 + cos, a small difference of such.
 RATE_TOLERANCE, PEAK_TOLERANCE = 1e-12, 1e-14
 
 
-class RankPart(NamedTuple):
-    """A part of an epoch on one rank of a segment of so many."""
+class EpochParts:
+    """What all ranks say of their parts of one epoch, in columns: of thousands of ranks there are millions."""
 
-    ledger: RankLedger
-    num_ranks: int
-    value: EpochPart
+    def __init__(self) -> None:
+        self.ledgers, self.first_steps, self.steps, self.digests = array("I"), array("Q"), array("Q"), array("Q")
+        self.skipped = bytearray()
+        self.whole: list[str] = []  # digests of the epoch
+
+    def add(self, ledger: int, part: EpochPart) -> None:
+        """Take in a part that stands in the ledger of this number."""
+        self.ledgers.append(ledger)
+        self.first_steps.append(part.first_step)
+        self.steps.append(part.steps)
+        self.digests.append(min(int(part.sample_digest), MAX_DIGEST))
+        self.skipped.append(part.skipped > 0)
+        if isinstance(part.epoch_digest, str):
+            self.whole.append(part.epoch_digest)
+
+    def rows(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Ledger, first step, steps, digest and whether samples were skipped, of each part."""
+        return zip(self.ledgers, self.first_steps, self.steps, self.digests, self.skipped, strict=True)
 
 
 def check_digests(case: Case) -> list[Finding]:
@@ -40,15 +56,16 @@ def check_digests(case: Case) -> list[Finding]:
     """
     findings = []
     for run in case.completed:
-        by_epoch: dict[int, list[RankPart]] = {}
-        for segment in run.record.segments:
-            for ledger in segment.ledgers:
-                for part in ledger.values(EpochPart):
-                    by_epoch.setdefault(part.epoch, []).append(RankPart(ledger, segment.num_ranks, part))
-        epochs = [epoch for epoch in sorted(by_epoch) if epoch < case.size.epochs]  # check_epochs names the others
+        ledgers = [(ledger, segment.num_ranks) for segment in run.record.segments for ledger in segment.ledgers]
+        by_epoch: dict[int, EpochParts] = {}
+        for number, (ledger, _) in enumerate(ledgers):
+            for part in ledger.values(EpochPart):
+                if part.epoch < case.size.epochs:  # check_epochs names the others
+                    by_epoch.setdefault(part.epoch, EpochParts()).add(number, part)
+        epochs = sorted(by_epoch)
         if case.size.num_train_samples < run.global_batch:
             continue  # check_data says so
-        check = functools.partial(_check_epoch, case, run, by_epoch)
+        check = functools.partial(_check_epoch, case, run, ledgers, by_epoch)
         if case.size.num_train_samples < MANY_SAMPLES:
             found = list(map(check, epochs))
         else:
@@ -60,35 +77,35 @@ def check_digests(case: Case) -> list[Finding]:
     return findings
 
 
-def _check_epoch(case: Case, run: RunCase, by_epoch: dict[int, list[RankPart]], epoch: int) -> list[Finding]:
+def _check_epoch(
+    case: Case, run: RunCase, ledgers: Sequence[tuple[RankLedger, int]], by_epoch: dict[int, EpochParts], epoch: int
+) -> list[Finding]:
     from hpcai500.sample_order import EpochDigests
 
     parts, global_batch = by_epoch[epoch], run.global_batch
     digests = EpochDigests(run.config.seed, epoch, num_samples=case.size.num_train_samples, global_batch=global_batch)
     findings = []
-    whole = [part.value.epoch_digest for part in parts if isinstance(part.value.epoch_digest, str)]
-    if [int(digest) for digest in whole] != [digests.whole]:
+    if [int(digest) for digest in parts.whole] != [digests.whole]:
         place = f"{run.place}/ledger:epoch_part[{epoch}].epoch_digest"
         expected = f"{digests.whole}, which seed {run.config.seed} implies, once"
-        findings.append(Finding("counts.digests", place, expected, f"{whole[:3]}"))
-    wrong = []
-    for part in parts:
-        first, steps = part.value.first_step, part.value.steps
-        if first + steps > digests.num_steps or part.ledger.rank >= part.num_ranks:
+        findings.append(Finding("counts.digests", place, expected, f"{parts.whole[:3]}"))
+    may_skip = not case.size.rankable and run.config.settings.get("decode_errors") == "skip"
+    wrong: list[tuple[int, str, int]] = []
+    for number, first, steps, told, has_skipped in parts.rows():
+        ledger, num_ranks = ledgers[number]
+        if first + steps > digests.num_steps or ledger.rank >= num_ranks or (has_skipped and may_skip):
             continue  # check_epochs and check_ranks say so
-        if part.value.skipped and not case.size.rankable and run.config.settings.get("decode_errors") == "skip":
+        if global_batch % num_ranks:
+            wrong.append((number, f"a number of ranks that divides the global batch of {global_batch}", told))
             continue
-        if global_batch % part.num_ranks:
-            wrong.append((part, f"a number of ranks that divides the global batch of {global_batch}"))
-            continue
-        digest = digests.of_part(part.ledger.rank, part.num_ranks, first_step=first, steps=steps)
-        if digest != int(part.value.sample_digest):
-            wrong.append((part, f"{digest}, which seed {run.config.seed} implies"))
-    for part, expected in wrong[:1]:
-        place = f"{part.ledger.place}:epoch_part[{epoch}].sample_digest"
+        digest = digests.of_part(ledger.rank, num_ranks, first_step=first, steps=steps)
+        if digest != told:
+            wrong.append((number, f"{digest}, which seed {run.config.seed} implies", told))
+    for number, expected, told in wrong[:1]:
+        ledger, num_ranks = ledgers[number]
+        place = f"{ledger.rank_place}.epoch_part[{epoch}].sample_digest"
         more = f" (and {len(wrong) - 1} more of this epoch)" if len(wrong) > 1 else ""
-        found = f"{part.value.sample_digest} of {part.num_ranks} ranks{more}"
-        findings.append(Finding("counts.digests", place, expected, found))
+        findings.append(Finding("counts.digests", place, expected, f"{told} of {num_ranks} ranks{more}"))
     return findings
 
 
@@ -141,22 +158,22 @@ def check_shards_truth(case: Case) -> list[Finding]:
     return [
         finding
         for _, ledger in case.completed_ledgers
-        for finding in _check_truth(case, [(ledger.place, shard) for shard in ledger.values(EvaluationShard)])
+        for finding in _check_truth(case, [(ledger.rank_place, shard) for shard in ledger.values(EvaluationShard)])
     ]
 
 
 def check_truth(case: Case) -> list[Finding]:
     """What the whole validation set holds is the same in all evaluations of all runs."""
     roots = [root for run in case.completed for root in run.record.roots]
-    return list(_check_truth(case, [(root.place, whole) for root in roots for whole in root.values(Evaluation)]))
+    return list(_check_truth(case, [(root.rank_place, whole) for root in roots for whole in root.values(Evaluation)]))
 
 
 def _check_truth(case: Case, evaluated: Sequence[tuple[str, EvaluationShard | Evaluation]]) -> Iterator[Finding]:
-    """A finding for the first evaluation, given with its ledger's place, whose truth is not that of the first one."""
+    """A finding for the first evaluation, given with its rank's place, whose truth is not that of the first one."""
     names = quality_named(case.workload.quality).truths
     truths = [{name: one.counts.get(name) for name in names} for _, one in evaluated]
     for (place, one), truth in zip(evaluated, truths, strict=True):
         if truth != truths[0]:
-            where = f"{place}:{one.EVENT}[{one.epoch}].counts"
+            where = f"{place}.{one.EVENT}[{one.epoch}].counts"
             yield Finding("counts.truth", where, f"{truths[0]}, as in the first evaluation", f"{truth}"[:1000])
             return

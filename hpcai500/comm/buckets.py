@@ -58,31 +58,33 @@ class Bucket:
         self.num_missing = len(self.parameters)
         self.filled = [False] * len(self.parameters)
 
-    @torch.no_grad()
     def fill(self, position: int, num_ranks: int) -> None:
         """Take in this rank's part of one parameter's mean; from now on ``.grad`` is the view into the bucket.
 
         The division costs nothing here, where the gradient is copied anyway, and is hidden behind backward.
         """
         parameter, view = self.parameters[position], self.views[position]
-        assert parameter.grad is not None
+        gradient = parameter.grad
+        assert gradient is not None
         assert not self.filled[position], "one backward pass, then finish: gradients may not be accumulated over passes"
-        if parameter.grad.data_ptr() != view.data_ptr():
-            torch.div(parameter.grad, num_ranks, out=view)
+        if gradient.data_ptr() != view.data_ptr():
+            torch.div(gradient, num_ranks, out=view)
             parameter.grad = view
         else:
             view.div_(num_ranks)
-        self.marks[position] = 1.0
         self.filled[position] = True
         self.num_missing -= 1
 
     @torch.no_grad()
-    def fill_rest(self) -> None:
-        """Parameters without gradient in this pass count as 0."""
+    def seal(self) -> None:
+        """Make the bucket ready to go: parameters without gradient in this pass count as 0, and the marks say which."""
+        if self.num_missing == 0:
+            self.marks.fill_(1.0)
+            return
         for position, view in enumerate(self.views):
             if not self.filled[position]:
                 view.zero_()
-                self.marks[position] = 0.0
+        self.marks.copy_(torch.tensor(self.filled))
 
     @torch.no_grad()
     def release(self) -> None:
@@ -170,12 +172,12 @@ class BucketExchange(GradientExchange):
     def _start_next(self) -> None:
         bucket = self.buckets[self._num_started]
         self._num_started += 1
+        bucket.seal()
         self._start(bucket)
 
     @collective("exchange of gradients")
     def finish(self) -> None:
         while self._num_started < len(self.buckets):
-            self.buckets[self._num_started].fill_rest()
             self._start_next()
         for bucket in self.buckets:
             self._wait(bucket)

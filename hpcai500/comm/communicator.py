@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 ReduceOp = Literal["sum", "min", "max"]
+Compression = Literal["none", "bf16"]
 T = TypeVar("T")
 
 # Name on the command line -> module and class; imported only when chosen, since importing mpi4py.MPI starts MPI.
@@ -114,12 +115,15 @@ class Communicator(ABC):
         """Return when all ranks have called it."""
 
     @abstractmethod
-    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
+    def exchange(
+        self, module: nn.Module, optimizer: Optimizer, *, compression: Compression = "none"
+    ) -> GradientExchange:
         """Prepare the exchange of gradients of a module that is the same on all ranks (see broadcast_module).
 
         Args:
             module: on ``device``; its parameters get hooks, so exchange a module only once.
             optimizer: steps after ``finish``; it may hold parameters of this module in any order.
+            compression: what gradients travel as: as they are, or as bfloat16, which is added in float32.
         """
 
     @abstractmethod

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -19,7 +20,16 @@ import torch
 
 from hpcai500.comm.buckets import Bucket, BucketExchange
 from hpcai500.comm.calls import Calls, collective
-from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now, own_gpu
+from hpcai500.comm.communicator import (
+    LIBRARY_GRACE_S,
+    Communicator,
+    Compression,
+    GradientExchange,
+    ReduceOp,
+    exit_now,
+    own_gpu,
+)
+from hpcai500.comm.exchange_thread import CompressedExchange
 from hpcai500.comm.launchers import Place, find_launcher, find_place
 from hpcai500.comm.mpi_start import initialize_mpi, is_initialized
 from hpcai500.errors import BackendUnavailableError
@@ -33,6 +43,7 @@ T = TypeVar("T")
 # Milliseconds between looks of Horovod's background thread for new tensors. Its default, 1, takes a third of the
 # speed where ranks use every core (benchmarks/communicators.rst); GPUs leave cores free, so there the default stays.
 CPU_CYCLE_TIME_MS = "20"
+POLL_INTERVAL_S = 0.0005  # how often a compressed exchange looks whether a call has ended
 HOW_TO_GET = (
     "get it with `make horovod` in the source folder of hpcai500 (plain `pip install horovod` fails: its last release "
     "does not compile with torch 2.1 or later)"
@@ -79,6 +90,27 @@ class HorovodExchange(BucketExchange):
         self._hvd.synchronize(self._handles.pop(bucket.index))
 
 
+class CompressedHorovodExchange(CompressedExchange):
+    """Buckets moved as bfloat16, whose bytes Horovod takes as integers of 16 bits."""
+
+    def __init__(self, module: nn.Module, calls: Calls, hvd: Any, index: int, *, device: str) -> None:
+        self._hvd, self._name = hvd, f"hpcai500.compressed{index}"
+        super().__init__(module, calls, rank=hvd.rank(), num_ranks=hvd.size(), device=device)
+
+    def _all_to_all(self, received: Tensor, sent: Tensor) -> None:
+        handle = self._hvd.alltoall_async(sent.view(torch.int16), name=f"{self._name}.alltoall")
+        received.copy_(self._result(handle)[0].view(torch.bfloat16))
+
+    def _all_gather(self, received: Tensor, own: Tensor) -> None:
+        handle = self._hvd.allgather_async(own.view(torch.int16), name=f"{self._name}.allgather")
+        received.copy_(self._result(handle).view(torch.bfloat16))
+
+    def _result(self, handle: int) -> Any:
+        while not self._hvd.poll(handle):  # its own wait does not promise to give Python's lock to backward
+            time.sleep(POLL_INTERVAL_S)
+        return self._hvd.synchronize(handle)
+
+
 class HorovodCommunicator(Communicator):
     """All ranks of the launch, in Horovod's global process set."""
 
@@ -102,6 +134,7 @@ class HorovodCommunicator(Communicator):
         hvd.init()
         super().__init__(Place(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size()), device, timeout_s)
         self._num_exchanges = 0
+        self._threads: list[CompressedHorovodExchange] = []
 
     @collective("allreduce")
     def allreduce(self, values: np.ndarray, op: ReduceOp = "sum") -> np.ndarray:
@@ -127,15 +160,23 @@ class HorovodCommunicator(Communicator):
     def barrier(self) -> None:
         self._hvd.barrier()
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
+    def exchange(
+        self, module: nn.Module, optimizer: Optimizer, *, compression: Compression = "none"
+    ) -> GradientExchange:
         self._num_exchanges += 1
-        return HorovodExchange(module, self.calls, self._hvd, self._num_exchanges)
+        if compression == "none":
+            return HorovodExchange(module, self.calls, self._hvd, self._num_exchanges)
+        exchange = CompressedHorovodExchange(module, self.calls, self._hvd, self._num_exchanges, device=self.device)
+        self._threads.append(exchange)
+        return exchange
 
     def abort(self, exit_code: int) -> None:
         exit_now(exit_code)  # MPI is not finalized then, so mpiexec ends the others
 
     def close(self) -> None:
         if self._hvd.is_initialized():
+            for exchange in self._threads:
+                exchange.close()
             self.barrier()  # a shutdown on one rank fails the calls that others still wait for
             self._hvd.shutdown()
             if self._mpi is not None:

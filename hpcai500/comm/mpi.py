@@ -10,17 +10,16 @@ non-blocking all-reduce started from a hook would move nothing while backward co
 from __future__ import annotations
 
 import ctypes
-import queue
-import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from hpcai500.comm.buckets import Bucket, BucketExchange
+from hpcai500.comm.buckets import Bucket
 from hpcai500.comm.calls import Calls, collective
-from hpcai500.comm.communicator import Communicator, GradientExchange, ReduceOp
+from hpcai500.comm.communicator import Communicator, Compression, GradientExchange, ReduceOp
+from hpcai500.comm.exchange_thread import CompressedExchange, ExchangeThread
 from hpcai500.comm.launchers import Place
 from hpcai500.comm.mpi_start import initialize_mpi
 from hpcai500.errors import BackendUnavailableError, UsageError
@@ -74,7 +73,7 @@ def wait_for_all(comm: Any) -> None:
         time.sleep(POLL_INTERVAL_S)
 
 
-class MpiExchange(BucketExchange):
+class MpiExchange(ExchangeThread):
     """All-reduces full buckets in a thread while backward goes on.
 
     A blocking all-reduce spins until the slowest rank arrives and takes the core from this rank's own backward pass.
@@ -83,51 +82,34 @@ class MpiExchange(BucketExchange):
     """
 
     def __init__(self, module: nn.Module, calls: Calls, comm: Any, mpi: Any, *, device: str) -> None:
-        super().__init__(module, calls, num_ranks=comm.Get_size(), pin_host=device.startswith("cuda"))
         self._comm, self._mpi = comm, mpi
-        # A stream of its own: on the default one a copy would queue behind the whole backward pass.
-        self._stream = torch.cuda.Stream(device) if device.startswith("cuda") else None  # type: ignore[no-untyped-call]
-        self._ready: queue.SimpleQueue[tuple[Bucket, torch.cuda.Event | None] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="hpcai500-mpi-exchange", daemon=True)
-        self._thread.start()
+        super().__init__(module, calls, num_ranks=comm.Get_size(), device=device, stages_on_host=True)
 
-    def _start(self, bucket: Bucket) -> None:
-        filled = None
-        if self._stream is not None:
-            filled = torch.cuda.current_stream(bucket.flat.device).record_event()
-        self._ready.put((bucket, filled))
-
-    def _wait(self, bucket: Bucket) -> None:
-        error = self._done.get()  # in the order of buckets
-        if error is not None:
-            raise error
-
-    def _serve(self) -> None:
-        while (job := self._ready.get()) is not None:
-            try:
-                self._sum(*job)
-                self._done.put(None)
-            except Exception as error:
-                self._done.put(error)
-
-    def _sum(self, bucket: Bucket, filled: torch.cuda.Event | None) -> None:
-        if self._stream is not None and filled is not None:
-            self._stream.wait_event(filled)
-            with torch.cuda.stream(self._stream):
-                bucket.host.copy_(bucket.flat, non_blocking=True)
-            self._stream.synchronize()
+    def _sum(self, bucket: Bucket) -> None:
+        staged = bucket.host is not bucket.flat
+        if staged:
+            bucket.host.copy_(bucket.flat)
         wait_for_all(self._comm)
         self._comm.Allreduce(self._mpi.IN_PLACE, bucket.host.numpy(), self._mpi.SUM)
-        if self._stream is not None:
-            with torch.cuda.stream(self._stream):
-                bucket.flat.copy_(bucket.host, non_blocking=True)
-            self._stream.synchronize()
+        if staged:
+            bucket.flat.copy_(bucket.host, non_blocking=True)
 
-    def close(self) -> None:
-        """End the thread."""
-        self._ready.put(None)
-        self._thread.join()
+
+class CompressedMpiExchange(CompressedExchange):
+    """Buckets moved as bfloat16, whose bytes MPI takes as integers of 16 bits."""
+
+    def __init__(self, module: nn.Module, calls: Calls, comm: Any, *, device: str) -> None:
+        self._comm = comm
+        rank, num_ranks = comm.Get_rank(), comm.Get_size()
+        super().__init__(module, calls, rank=rank, num_ranks=num_ranks, device=device, stages_on_host=True)
+
+    def _all_to_all(self, received: Tensor, sent: Tensor) -> None:
+        wait_for_all(self._comm)
+        self._comm.Alltoall(sent.view(torch.int16).numpy(), received.view(torch.int16).numpy())
+
+    def _all_gather(self, received: Tensor, own: Tensor) -> None:
+        wait_for_all(self._comm)
+        self._comm.Allgather(own.view(torch.int16).numpy(), received.view(torch.int16).numpy())
 
 
 class MpiCommunicator(Communicator):
@@ -144,7 +126,7 @@ class MpiCommunicator(Communicator):
             Place(self._comm.Get_rank(), self._comm.Get_size(), local.Get_rank(), local.Get_size()), device, timeout_s
         )
         local.Free()
-        self._exchanges: list[tuple[MpiExchange, Any]] = []
+        self._exchanges: list[tuple[ExchangeThread, Any]] = []
         self._closed = False
 
     @collective("allreduce")
@@ -174,9 +156,15 @@ class MpiCommunicator(Communicator):
     def barrier(self) -> None:
         wait_for_all(self._comm)
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
+    def exchange(
+        self, module: nn.Module, optimizer: Optimizer, *, compression: Compression = "none"
+    ) -> GradientExchange:
         comm = self._comm.Dup()  # the thread's own, so that the main thread's calls cannot mix with it
-        exchange = MpiExchange(module, self.calls, comm, self._mpi, device=self.device)
+        exchange: ExchangeThread
+        if compression == "none":
+            exchange = MpiExchange(module, self.calls, comm, self._mpi, device=self.device)
+        else:
+            exchange = CompressedMpiExchange(module, self.calls, comm, device=self.device)
         self._exchanges.append((exchange, comm))
         return exchange
 

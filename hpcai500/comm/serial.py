@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from hpcai500.comm.communicator import Communicator, GradientExchange, ReduceOp, exit_now
+from hpcai500.comm.communicator import Communicator, Compression, GradientExchange, ReduceOp, exit_now
 from hpcai500.comm.launchers import Place, find_place
 from hpcai500.errors import UsageError
 
@@ -55,7 +55,9 @@ class SerialCommunicator(Communicator):
     def barrier(self) -> None:
         pass
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
+    def exchange(
+        self, module: nn.Module, optimizer: Optimizer, *, compression: Compression = "none"
+    ) -> GradientExchange:
         return SerialExchange(module)
 
     def abort(self, exit_code: int) -> None:

@@ -16,7 +16,15 @@ from torch._C._distributed_c10d import HashStore
 
 from hpcai500.comm.buckets import Bucket, BucketExchange
 from hpcai500.comm.calls import Calls, collective
-from hpcai500.comm.communicator import LIBRARY_GRACE_S, Communicator, GradientExchange, ReduceOp, exit_now
+from hpcai500.comm.communicator import (
+    LIBRARY_GRACE_S,
+    Communicator,
+    Compression,
+    GradientExchange,
+    ReduceOp,
+    exit_now,
+)
+from hpcai500.comm.exchange_thread import CompressedExchange
 from hpcai500.comm.launchers import Place, find_place, other_node, rendezvous
 from hpcai500.comm.network import interface_towards
 from hpcai500.errors import BackendUnavailableError
@@ -50,6 +58,22 @@ class TorchDistExchange(BucketExchange):
         self._works.pop(bucket.index).wait()
 
 
+class CompressedTorchDistExchange(CompressedExchange):
+    """Buckets moved as bfloat16 within a process group of the exchange's own thread."""
+
+    dtypes = None
+
+    def __init__(self, module: nn.Module, calls: Calls, group: dist.ProcessGroup, *, device: str) -> None:
+        super().__init__(module, calls, rank=dist.get_rank(), num_ranks=dist.get_world_size(), device=device)
+        self._group = group
+
+    def _all_to_all(self, received: Tensor, sent: Tensor) -> None:
+        dist.all_to_all_single(received, sent, group=self._group)
+
+    def _all_gather(self, received: Tensor, own: Tensor) -> None:
+        dist.all_gather(list(received.chunk(self._num_ranks)), own, group=self._group)
+
+
 def gloo_interface(place: Place) -> str | None:
     """Where Gloo shall listen: loopback if all ranks are here, so that no name need resolve; else towards the others.
 
@@ -69,6 +93,8 @@ class TorchDistCommunicator(Communicator):
     def __init__(self, *, device: str = "cpu", timeout_s: float) -> None:
         place = find_place()
         super().__init__(place, device, timeout_s)
+        self._timeout = datetime.timedelta(seconds=timeout_s + LIBRARY_GRACE_S)
+        self._threads: list[CompressedTorchDistExchange] = []
         cuda = self.device.startswith("cuda")
         if cuda and not dist.is_nccl_available():
             raise BackendUnavailableError("this torch was built without NCCL; install a CUDA build of torch for Linux")
@@ -86,7 +112,7 @@ class TorchDistCommunicator(Communicator):
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             rank=place.rank,
             world_size=place.size,
-            timeout=datetime.timedelta(seconds=timeout_s + LIBRARY_GRACE_S),
+            timeout=self._timeout,
             **options,
         )
 
@@ -118,14 +144,24 @@ class TorchDistCommunicator(Communicator):
     def barrier(self) -> None:
         self.allreduce(np.zeros(1))  # dist.barrier would use NCCL and its device on GPUs; this one is Gloo's
 
-    def exchange(self, module: nn.Module, optimizer: Optimizer) -> GradientExchange:
-        return TorchDistExchange(module, self.calls)
+    def exchange(
+        self, module: nn.Module, optimizer: Optimizer, *, compression: Compression = "none"
+    ) -> GradientExchange:
+        if compression == "none":
+            return TorchDistExchange(module, self.calls)
+        group = dist.new_group(timeout=self._timeout)
+        assert isinstance(group, dist.ProcessGroup)
+        exchange = CompressedTorchDistExchange(module, self.calls, group, device=self.device)
+        self._threads.append(exchange)
+        return exchange
 
     def abort(self, exit_code: int) -> None:
         exit_now(exit_code)  # the launcher ends the others; without one their next collective call fails
 
     def close(self) -> None:
         if dist.is_initialized():
+            for exchange in self._threads:
+                exchange.close()
             self.barrier()  # the rank that serves the store must not leave before the others
             dist.destroy_process_group()
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from hpcai500.events import Count, Positive, Text
+from hpcai500.events import Count, Fraction, Positive, Text
 from hpcai500.formats import read_record, write_json
 
 LAUNCH_NAME = "launch.json"
@@ -46,6 +46,8 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         requeue: whether a job that was preempted, ran out of time or lost a node queues itself again.
         max_restarts: how often.
         runs_at_once: runs of the submission that may be trained at the same time; 1 is one after the other.
+        ipmi_accuracy: largest error of the nodes' power readings by IPMI, as a part of the reading; None leaves their
+            management controllers alone.
         submitter: who submits, as the ranking shall show it.
         python: path of the interpreter of the ranks.
     """
@@ -78,6 +80,7 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     requeue: bool = True
     max_restarts: Count = 20
     runs_at_once: Positive = 1
+    ipmi_accuracy: Fraction | None = None
     submitter: Text | None = None
     python: Text
 

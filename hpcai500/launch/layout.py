@@ -17,6 +17,8 @@ from hpcai500.launch.launch_config import Cluster, LaunchConfig
 from hpcai500.launch.site import Site
 from hpcai500.launch.walltime import format_walltime, parse_walltime
 
+AUTO = "auto"  # ranks a node as measured; see hpcai500/rank_trial.py
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -33,6 +35,37 @@ class Layout:
     cpus_per_rank: int | None = None
 
 
+def number_or_auto(text: str) -> int | str:
+    """The word behind --ranks-per-node.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither a number nor "auto".
+    """
+    if text == AUTO:
+        return AUTO
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number and not {AUTO!r}") from None
+
+
+def check_auto(args: argparse.Namespace) -> None:
+    """Refuse --ranks-per-node auto where nothing can be measured or is to be chosen.
+
+    Raises:
+        UsageError: says what to do instead.
+    """
+    if args.ranks is not None:
+        raise UsageError(f"--ranks {args.ranks} and --ranks-per-node auto exclude each other; give one of them")
+    cluster = args.cluster or ("slurm" if args.nodes is not None else "local")
+    if cluster != "local":
+        raise UsageError(
+            f"--ranks-per-node auto measures on this machine, and with --cluster {cluster} the ranks run on others; "
+            "measure once on a node of that kind, `srun --nodes=1 --exclusive hpcai500 submit ... --cluster local "
+            "--ranks-per-node auto --dry-run`, and give the number that it picks"
+        )
+
+
 def make_launch(args: argparse.Namespace, site: Site) -> tuple[LaunchConfig, str]:
     """How the runs are started, and on which device ("cpu" or "cuda").
 
@@ -40,6 +73,8 @@ def make_launch(args: argparse.Namespace, site: Site) -> tuple[LaunchConfig, str
         UsageError: says which number or word cannot work and what would do.
     """
     cluster: Cluster = args.cluster or ("slurm" if args.nodes is not None else "local")
+    if args.ranks_per_node == AUTO:
+        raise UsageError("--ranks-per-node auto is for new submissions; give a number to change that of this one")
     layout = {"local": _local, "slurm": _slurm, "allocation": _allocation}[cluster](args, site)
     set_by_site = {key: value for key in _SAME_KEYS if (value := getattr(site, key, None)) is not None}
     if args.runs_at_once is not None:
@@ -91,6 +126,7 @@ _SAME_KEYS = (
     "stage_dir",
     "on_full_disk",
     "selfcheck",
+    "ipmi_accuracy",
     "submitter",
     "runs_at_once",
 )

@@ -16,7 +16,7 @@ import msgspec
 
 from hpcai500.edition import load_edition
 from hpcai500.errors import UnknownNameError, UsageError
-from hpcai500.events import Count, Positive, Text
+from hpcai500.events import Count, Fraction, Positive, Text
 from hpcai500.launch.launch_config import Launcher, OnFullDisk, SelfCheck
 from hpcai500.launch.walltime import FORMS, parse_walltime
 
@@ -53,6 +53,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     on_full_disk: OnFullDisk | None = None
     selfcheck: SelfCheck | None = None
     output: Text | None = None
+    ipmi_accuracy: Fraction | None = None
     submitter: Text | None = None
     data: dict[str, Text] = {}
 
@@ -84,6 +85,7 @@ TAKES = {
     "on_full_disk": '"fallback" or "stop"',
     "selfcheck": '"require", "warn" or "off"',
     "output": "a folder that all nodes can write to",
+    "ipmi_accuracy": "a number from 0 to 1: largest error of the nodes' power readings by IPMI, as a part of them",
     "submitter": "who submits, as the ranking shall show it",
     "data": 'a table of WORKLOAD = "PATH" or WORKLOAD-SIZE = "PATH"',
 }

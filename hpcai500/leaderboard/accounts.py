@@ -7,6 +7,7 @@ import hmac
 import re
 import secrets
 import time
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,8 +52,15 @@ def check_text(what: str, text: str, most: int = MAX_NAME) -> str:
 
 
 def slug_of(name: str, most: int = 64) -> str:
-    """A name as it stands in addresses: small letters, digits and single hyphens; "system" if nothing is left."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:most].strip("-") or "system"
+    """A name as it stands in addresses: small letters, digits and single hyphens.
+
+    Of a name in another script nothing or a number is left, which many share; so a digest of the name goes with it.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[:most].strip("-")
+    if slug and (name.isascii() or re.search("[a-z]", slug)):
+        return slug
+    digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode()).hexdigest()[:8]
+    return f"{slug[: most - 9].strip('-') or 'system'}-{digest}"
 
 
 def add_organisation(session: Session, slug: str, name: str) -> Organisation:

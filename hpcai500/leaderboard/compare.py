@@ -27,7 +27,7 @@ class Comparison:
 
 def compare(rows: Sequence[Row], facts: Sequence[dict[str, Any]]) -> Comparison:
     """Compare submissions, each a row and its facts, in the order given."""
-    unlike = [name for name in ("workload", "size") if len({getattr(row, name) for row in rows}) > 1]
+    unlike = [name for name in ("workload", "size", "edition") if len({getattr(row, name) for row in rows}) > 1]
     told = [dict(_facts_of(row, fact)) for row, fact in zip(rows, facts, strict=True)]
     names = list(dict.fromkeys(name for one in told for name in one))
     texts = {name: tuple(one.get(name, NO_VALUE) for one in told) for name in names}
@@ -60,7 +60,8 @@ def _figures(rows: Sequence[Row], *, has_ratio: bool) -> list[tuple[str, tuple[s
         shown("VFLOPS per watt", per_w, unit_of(per_w, "flop/s/W")),
         ("Quality", tuple(quality(row.achieved_quality) for row in rows)),
         shown("Time", times_s, time_unit_of(times_s)),
-        shown("Energy of the devices", energies_j, unit_of(energies_j, "J")),
+        shown("Energy", energies_j, unit_of(energies_j, "J")),
+        ("Energy is", tuple(row.energy_label or "not measured" for row in rows)),
     ]
 
 

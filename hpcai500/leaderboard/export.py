@@ -69,10 +69,12 @@ def file_of(address: str) -> str:
     if first == "submissions" and path.count("/") == 2:
         owner, _, name = path.rpartition("/")
         return f"{owner}/{FILES[name]}"
-    if first == "static" or (PurePosixPath(path).suffix in (".csv", ".json", ".atom") and first != "systems"):
-        return path
     query = parse_qs(split.query)
-    words = [f"by-{name}" for name in query.get("sort", ())] + [f"page-{number}" for number in query.get("page", ())]
+    words = [f"edition-{name}" for name in query.get("edition", ())]
+    if first == "static" or (PurePosixPath(path).suffix in (".csv", ".json", ".atom") and first != "systems"):
+        whole = PurePosixPath(path)
+        return str(whole.with_suffix("") / f"{words[0]}{whole.suffix}" if words else whole)
+    words += [f"by-{name}" for name in query.get("sort", ())] + [f"page-{number}" for number in query.get("page", ())]
     return str(PurePosixPath(path) / f"{'-'.join(words) or 'index'}.html")
 
 
@@ -107,21 +109,30 @@ class _Export:
             self.write_text("/404.html", views.missing_page(site, NOTHING_HERE), name="404.html")
 
     def write_board(self, session: Session, names: Names) -> None:
-        """A board in each order, with its feeds and its history."""
+        """A board's newest edition, and the older ones by their names."""
+        self.write_edition(session, names, "")
+        for edition in ranking.list_editions(session, *names)[1:]:
+            views.check_names(edition)
+            self.write_edition(session, names, edition)
+
+    def write_edition(self, session: Session, names: Names, edition: str) -> None:
+        """An edition of a board in each order, with its feeds and its history."""
         address = "/".join(("/boards", *names))
         for sort in SORTS:
             page = 1
             while True:
-                filters = Filters(sort=sort, page=page)
+                filters = Filters(edition=edition, sort=sort, page=page)
                 board = views.find_board(session, names, filters, page_rows=PAGE_ROWS)
                 self.write(address + filters.query(page=page), self._board(session, board))
                 if page >= board.num_pages:
                     break
                 page += 1
-        rows = ranking.find_all_rows(session, *names, Filters())
-        self.write_text(f"{address}.csv", feeds.as_csv(rows))
-        self.write_text(f"{address}.json", feeds.as_json(*names, rows))
-        self.write("/".join(("/history", *names)), lambda site: views.history_page(session, site, *names))
+        filters = Filters(edition=edition)
+        board, query = ranking.find_whole_board(session, *names, filters), filters.query()
+        self.write_text(f"{address}.csv{query}", feeds.as_csv(board))
+        self.write_text(f"{address}.json{query}", feeds.as_json(board))
+        history = "/".join(("/history", *names)) + query
+        self.write(history, lambda site: views.history_page(session, site, names, edition))
 
     def write_submission(self, session: Session, sha256: str) -> None:
         """The page of a submission, and its files as far as they are there."""

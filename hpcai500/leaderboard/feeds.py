@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from hpcai500.leaderboard.display import with_unit
+from hpcai500.leaderboard.ranking import Board
 from hpcai500.leaderboard.rows import Row
 from hpcai500.spreadsheet import safe_cell
 
@@ -33,6 +34,7 @@ COLUMNS = (
     "achieved_quality",
     "wall_s",
     "energy_j",
+    "energy_label",
     "published_at",
     "sha256",
 )
@@ -46,21 +48,21 @@ def as_record(row: Row) -> dict[str, Any]:
     return {name: placed[name] if name in placed else getattr(row, name) for name in COLUMNS}
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(board: Board) -> str:
     """A board as CSV (RFC 4180), the first line naming the columns."""
     output = io.StringIO(newline="")
     writer = csv.writer(output)
     writer.writerow(COLUMNS)
-    for row in rows:
+    for row in board.rows:
         values = as_record(row).values()
         writer.writerow([str(value).lower() if isinstance(value, bool) else safe_cell(value) for value in values])
     return output.getvalue()
 
 
-def as_json(workload: str, size: str, level: str, rows: Sequence[Row]) -> str:
-    """A board as JSON."""
-    board = {"workload": workload, "size": size, "level": level, "rows": [as_record(row) for row in rows]}
-    return json.dumps(board, ensure_ascii=False, indent=1) + "\n"
+def as_json(board: Board) -> str:
+    """A board as JSON; ``edition`` is the one that its rows are of, "all" for rows without ranks of any."""
+    names = {name: getattr(board, name) for name in ("workload", "size", "level", "edition")}
+    return json.dumps(names | {"rows": [as_record(row) for row in board.rows]}, ensure_ascii=False, indent=1) + "\n"
 
 
 def as_atom(rows: Sequence[Row], link: Callable[[str], str]) -> str:

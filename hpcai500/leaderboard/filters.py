@@ -20,7 +20,10 @@ NUMBERS = {"nodes_min": (1, MAX_NUMBER), "nodes_max": (1, MAX_NUMBER), "year": (
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which rows of a board, in which order, and which page of them. ``sort`` is of SORTS."""
+    """Which rows of a board, in which order, and which page of them.
+
+    ``sort`` is of SORTS. ``edition`` is "" for the newest that the board has, or editions.ALL.
+    """
 
     precision: str = ""
     edition: str = ""
@@ -37,8 +40,8 @@ class Filters:
 
     @property
     def is_narrowing(self) -> bool:
-        """Whether it leaves anything out."""
-        return dataclasses.replace(self, sort=DEFAULT_SORT, is_reversed=False, page=1) != Filters()
+        """Whether it leaves anything of its edition out."""
+        return dataclasses.replace(self, edition="", sort=DEFAULT_SORT, is_reversed=False, page=1) != Filters()
 
     def query(self, **changes: object) -> str:
         """What follows the board in an address, "" if it would say nothing; all changes but of page lead to page 1."""

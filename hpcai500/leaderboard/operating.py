@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import socket
@@ -70,6 +71,7 @@ def serve(args: argparse.Namespace) -> int:
     )
     with listen(args.host, args.port) as listening:
         app = create_app(config)
+        gc.freeze()  # what is there now stays; looking through it for garbage would cost a large board's pages 50 ms
         host, port = listening.getsockname()[:2]
         say(f"{config.name} answers at http://{host}:{port}, Ctrl-C ends it")
         settings = uvicorn.Config(

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 from hpcai500.leaderboard import feeds, ranking, views
 from hpcai500.leaderboard.filters import parse_filters
 from hpcai500.leaderboard.rendering import Files, Site
-from hpcai500.leaderboard.rows import Row
 from hpcai500.leaderboard.storage import ARCHIVE, REPORT, VERDICT
 from hpcai500.leaderboard.views import NoSuchPageError
 
@@ -77,15 +76,17 @@ def router(database: Sessions, storage: Files) -> APIRouter:
         filename = views.archive_name(row) if name == ARCHIVE else None
         return FileResponse(path, filename=filename, **sent)  # type: ignore[arg-type]
 
-    def feed(request: Request, names: tuple[str, str, str], make: Callable[[list[Row]], str], kind: str) -> Response:
+    def feed(
+        request: Request, names: tuple[str, str, str], make: Callable[[ranking.Board], str], kind: str
+    ) -> Response:
         filters, _ = parse_filters(request.query_params)
         with database.session() as session:
             try:
                 views.check_names(*names)
             except NoSuchPageError as problem:
                 return missing(request, storage, str(problem))
-            rows = ranking.find_all_rows(session, *names, filters)
-        return Response(make(rows), media_type=kind)
+            board = ranking.find_whole_board(session, *names, filters)
+        return Response(make(board), media_type=kind)
 
     def page(path: str) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
         return pages.api_route(path, methods=["GET", "HEAD"], response_class=HTMLResponse)
@@ -100,8 +101,7 @@ def router(database: Sessions, storage: Files) -> APIRouter:
 
     @page("/boards/{workload}/{size}/{level}.json")
     def board_json(request: Request, workload: str, size: str, level: str) -> Response:
-        names = (workload, size, level)
-        return feed(request, names, lambda rows: feeds.as_json(*names, rows), "application/json")
+        return feed(request, (workload, size, level), feeds.as_json, "application/json")
 
     @page("/boards/{workload}/{size}/{level}")
     def board(request: Request, workload: str, size: str, level: str) -> Response:
@@ -140,11 +140,9 @@ def router(database: Sessions, storage: Files) -> APIRouter:
 
     @page("/history/{workload}/{size}/{level}")
     def history(request: Request, workload: str, size: str, level: str) -> Response:
-        def view(session: Session, site: Site) -> str:
-            views.check_names(workload, size, level)
-            return views.history_page(session, site, workload, size, level)
-
-        return show(request, view)
+        filters, _ = parse_filters(request.query_params)
+        names = (workload, size, level)
+        return show(request, lambda session, site: views.history_page(session, site, names, filters.edition))
 
     @page("/compare")
     def compare(request: Request) -> Response:

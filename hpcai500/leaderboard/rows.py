@@ -52,6 +52,7 @@ class Row:
     achieved_quality: float | None
     wall_s: float | None
     energy_j: float | None
+    energy_label: str | None
     published_at: str
     place: Place | None = None
 
@@ -98,6 +99,7 @@ ROW_COLUMNS = (
     Submission.achieved_quality,
     Submission.wall_s,
     Submission.energy_j,
+    Submission.energy_label,
     Submission.published_at,
 )
 

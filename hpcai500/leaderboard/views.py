@@ -26,6 +26,7 @@ from hpcai500.leaderboard.display import (
     time_unit_of,
     unit_of,
 )
+from hpcai500.leaderboard.editions import ALL
 from hpcai500.leaderboard.filters import Filters
 from hpcai500.leaderboard.history import ranking_of_2020
 from hpcai500.leaderboard.plots import PHONE_WIDTH, WIDTH, record_plot
@@ -94,6 +95,7 @@ def board_page(session: Session, site: Site, board: Board, problems: Sequence[st
         "/",
         board=board,
         filters=board.filters,
+        without_filters=Filters(edition=board.filters.edition).query(),
         problems=problems,
         units=columns,
         levels=sorted(levels),
@@ -227,14 +229,31 @@ def system_page(session: Session, site: Site, organisation_slug: str, system_slu
     return site.render("system.html", rows=rows)
 
 
-def history_page(session: Session, site: Site, workload: str, size: str, level: str) -> str:
-    """The record of a board over time."""
-    records, others = ranking.find_progress(session, workload, size, level)
-    title = f"Best VFLOPS over time: {title_of(workload)}, {size} size, {level} level"
+def history_page(session: Session, site: Site, names: tuple[str, str, str], asked: str = "") -> str:
+    """The record of a board over time, in the edition that is asked for, else in its newest.
+
+    Raises:
+        NoSuchPageError: a name cannot be one.
+    """
+    check_names(*names)
+    workload, size, level = names
+    editions = ranking.list_editions(session, *names)
+    edition = asked if asked not in ("", ALL) else next(iter(editions), "")  # a record is of one edition
+    records, others = ranking.find_progress(session, *names, edition)
+    shown = clean(edition, 100)
+    title = f"Best VFLOPS over time: {title_of(workload)}, {size} size, {level} level, edition {shown}"
     plots = [record_plot(records, others, title, width=width) for width in (WIDTH, PHONE_WIDTH) if records]
     plot = Markup("".join(plots))  # noqa: S704  plots.py escapes names
     return site.render(
-        "history.html", workload=workload, size=size, level=level, records=list(reversed(records)), plot=plot
+        "history.html",
+        workload=workload,
+        size=size,
+        level=level,
+        edition=shown,
+        editions=[clean(name, 100) for name in editions],
+        filters=Filters(edition=asked),
+        records=list(reversed(records)),
+        plot=plot,
     )
 
 

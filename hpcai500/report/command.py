@@ -9,11 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpcai500.command import run_command
 from hpcai500.edition import load_edition
 from hpcai500.errors import RecordError, UsageError
+from hpcai500.micro_record import read_micro
 from hpcai500.plain_files import open_plain
 from hpcai500.register.trusted import find_trusted_keys
 from hpcai500.report.page import MAX_SUBJECTS, render_subjects
@@ -27,6 +29,7 @@ EPILOG = """examples:
   hpcai500 report runs/NAME/run-1                    a run, also one that is still running
   hpcai500 report runs/A runs/B --output compared.html
   hpcai500 report runs/NAME --csv runs.csv --json figures.json
+  hpcai500 report runs/NAME --micro micro.json       with what the machine allows (hpcai500 micro)
 
 Of several the first is what the others are compared with. An existing report is written anew."""
 
@@ -42,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output", type=Path, default=Path(REPORT_NAME), metavar="FILE", help="the page (default: report.html here)"
+    )
+    parser.add_argument(
+        "--micro",
+        type=Path,
+        metavar="FILE",
+        help="what `hpcai500 micro` measured of the machine (default: micro.json beside the submission or run)",
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a table with a line for each run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures, for programs")
@@ -61,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
         _refuse_other_file(path, BEGINNINGS[kind])
     edition, trusted = load_edition(), find_trusted_keys()
     subjects = [read_subject(path, edition, trusted=trusted) for path in args.paths]
+    if args.micro is not None:
+        record = read_micro(args.micro)
+        subjects = [replace(subject, micro=record, micro_note="") for subject in subjects]
     for kind, path in wanted.items():
         write_text(path, _render(kind, subjects))
         print(f"wrote {os.path.relpath(path)}")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hpcai500.edition import Size
-from hpcai500.events import Energy, Evaluation, RunClose, StartUp, Window
-from hpcai500.formats import RunConfig, RunResult, System, TimeParts
+from hpcai500.energy.told import stretches_of, told_of
+from hpcai500.events import Evaluation, RunClose, StartUp, Window
+from hpcai500.formats import EnergySource, RunConfig, RunResult, System, TimeParts
 from hpcai500.metrics import STRAGGLER_RATIO
 from hpcai500.record import RankLedger, RunRecord
 from hpcai500.submission import NS_PER_S, compute_result, earliest_start_ns, time_parts
@@ -22,6 +23,7 @@ from hpcai500.submission import NS_PER_S, compute_result, earliest_start_ns, tim
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 MAX_POINTS = 160  # of a curve
 MAX_NAMED = 10  # stragglers of a run that are named
+MAX_NODES = 100  # whose energy is told one by one
 MAX_DOTS = 32  # ranks of a run that have a dot each
 Item = TypeVar("Item")
 START_UP_PARTS = ("allocation", "launch", "import", "rendezvous", "data_open", "model", "wait")
@@ -75,18 +77,11 @@ class RankSpread:
 
 
 @dataclass(frozen=True)
-class EnergyFigures:
-    """What devices of one kind drew during a run.
+class NodeEnergy:
+    """What a source tells of a node, or of nodes behind one meter: energy of the run, and mean power over its clock."""
 
-    Attributes:
-        source: "nvml", the GPUs, or "rapl", the packages of processors.
-        num_nodes: nodes that were measured.
-        power_w: of all of them together, in the mean.
-    """
-
-    source: str
-    num_nodes: int
-    num_devices: int
+    source: EnergySource
+    hosts: str
     energy_j: float
     power_w: float
 
@@ -104,6 +99,7 @@ class RunFigures:
         elapsed_s: of the ranked clock, up to the last line where it did not stop.
         parts: where that went.
         start_up_s: before the clock, mean over ranks.
+        energy: of each node by each source; what they come to is in the result.
         sheet: the pictures of what a detector found, as data: URI; empty without.
         sheet_note: why there is none.
     """
@@ -120,7 +116,7 @@ class RunFigures:
     curve: tuple[Evaluated, ...] = ()
     stretches: tuple[Stretch, ...] = ()
     ranks: RankSpread | None = None
-    energy: tuple[EnergyFigures, ...] = ()
+    energy: tuple[NodeEnergy, ...] = ()
     system: System | None = None
     sheet: str = ""
     sheet_note: str = ""
@@ -173,7 +169,7 @@ def figures_of(run: RunRecord, size: Size, *, name: str, system: System | None) 
 
 def _damage(run: RunRecord) -> str:
     """The first thing that is wrong with the form of the ledgers, but for what a crash leaves."""
-    findings = (finding for ledger in run.ledgers for finding in ledger.findings)
+    findings = (finding for segment in run.segments for finding in segment.findings)
     return next((str(finding) for finding in findings if finding.rule not in ("ledger.torn", "ledger.empty")), "")
 
 
@@ -304,20 +300,9 @@ def percentiles(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _energy(run: RunRecord) -> Iterable[EnergyFigures]:
-    """The sum over the nodes and segments of each kind of device."""
-    last = run.segments[-1].number if run.segments else 0
-    for source in ("nvml", "rapl"):
-        found = [(ledger, value) for ledger in run.ledgers for value in ledger.values(Energy) if value.source == source]
-        duration_s = sum(value.duration_ns for _, value in found) / NS_PER_S
-        of_last = [value for ledger, value in found if ledger.segment == last]
-        if not of_last or not duration_s:
-            continue
-        energy_j = sum(value.energy_j for _, value in found)
-        yield EnergyFigures(
-            source=source,
-            num_nodes=len(of_last),
-            num_devices=sum(value.num_devices for value in of_last),
-            energy_j=energy_j,
-            power_w=energy_j / duration_s * len(of_last),
-        )
+def _energy(run: RunRecord) -> Iterable[NodeEnergy]:
+    """Of every node, also where a source lacks others; the first MAX_NODES of each source."""
+    duration_s = sum(stretch.duration_s for stretch in stretches_of(run))
+    for told in told_of(run):
+        for hosts, energy_j in sorted(told.energy_j.items())[:MAX_NODES]:
+            yield NodeEnergy(told.source, hosts, energy_j, energy_j / duration_s)

@@ -12,6 +12,8 @@ from hpcai500.finding import Finding
 from hpcai500.formats import System
 from hpcai500.report import amounts
 from hpcai500.report.bars import draw_roofline
+from hpcai500.report.energy import energy_headline, energy_view, power_note
+from hpcai500.report.limits import limits_view
 from hpcai500.report.run_figures import RunFigures
 from hpcai500.report.run_plots import run_plots
 from hpcai500.report.subject import Subject
@@ -23,7 +25,6 @@ from hpcai500.verdict import errors_of
 MAX_ROWS = 100  # of a table; runs or settings beyond are counted
 MAX_FINDINGS = 60
 MAX_VARIABLES = 200
-SOURCES = {"nvml": "GPUs (NVML)", "rapl": "processor packages (RAPL), without their memory"}
 FLOP_CONVENTION = (
     "2 flop a multiply-add, convolutions and matrix products only, forward and backward as executed, of the training "
     "samples alone; FLOPS is their sum over the ranked clock"
@@ -57,7 +58,8 @@ def subject_view(subject: Subject, *, prefix: str) -> dict[str, Any]:
         "unreadable": subject.unreadable[:MAX_ROWS],
         "plots": run_plots(subject, prefix=prefix),
         "compute": _compute_view(subject, prefix),
-        "energy": _energy_rows(subject),
+        "limits": limits_view(subject, prefix),
+        "energy": energy_view(subject),
         "system": _system_view(subject.system),
         "settings": _setting_rows(subject),
         "deviations": _deviation_rows(subject),
@@ -161,11 +163,9 @@ def _tiles(subject: Subject) -> Iterator[Tile]:
     machine = subject.machine
     if machine is not None:
         yield Tile("MFU", *_mfu(subject))
-    powers = [sum(energy.power_w for energy in run.energy) for run in completed if run.energy]
-    if powers and summary is not None and len(powers) == len(completed):
-        power_w = statistics.median(powers)
-        per_watt = amounts.prefixed(summary.vflops / power_w, "VFLOPS/W") if power_w else amounts.NOTHING
-        yield Tile("Power", amounts.prefixed(power_w, "W"), f"{per_watt}, of the devices measured")
+    headline = energy_headline(subject)
+    if headline is not None:
+        yield Tile("Power", amounts.prefixed(headline.power_w, "W"), power_note(subject, headline))
 
 
 def _tiles_so_far(subject: Subject) -> Iterator[Tile]:
@@ -246,26 +246,6 @@ def _rates(subject: Subject) -> Iterator[tuple[str, float]]:
     whole = [result.flops for result in results if result.flops]
     if whole:
         yield "over the ranked clock", statistics.median(whole) / machine.num_devices
-
-
-def _energy_rows(subject: Subject) -> list[tuple[str, ...]]:
-    """Energy of each run and kind of device."""
-    rows: list[tuple[str, ...]] = []
-    for run in subject.runs[:MAX_ROWS]:
-        for energy in run.energy:
-            samples, flop = run.result.samples, run.result.flop_total
-            rows.append(
-                (
-                    run.label,
-                    SOURCES[energy.source],
-                    f"{energy.num_devices:,} on {energy.num_nodes:,} of {run.config.num_nodes:,} nodes",
-                    amounts.prefixed(energy.energy_j, "J"),
-                    amounts.prefixed(energy.power_w, "W"),
-                    amounts.prefixed(energy.energy_j / samples if samples else None, "J"),
-                    amounts.prefixed(flop / energy.energy_j if flop and energy.energy_j else None, "flop"),
-                )
-            )
-    return rows
 
 
 def _deviation_rows(subject: Subject) -> list[tuple[object, ...]]:

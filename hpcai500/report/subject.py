@@ -27,6 +27,7 @@ from hpcai500.formats import (
     read_bytes,
     read_config,
 )
+from hpcai500.micro_record import MICRO_NAME, MicroRecord, read_micro
 from hpcai500.plain_files import open_plain
 from hpcai500.record import RunRecord, list_ledgers, read_segments
 from hpcai500.register.trusted import TrustedKeys
@@ -53,6 +54,8 @@ class Subject:
         workload, size: of the edition's rules; None if the submission names none of them.
         runs: those that can be read, in the submission's order.
         unreadable: a sentence for each run that cannot.
+        micro: what `hpcai500 micro` measured of its machine, where that lies beside it.
+        micro_note: what is wrong with a file of that which cannot be read.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Subject:
     edition: Edition | None = None
     runs: tuple[RunFigures, ...] = ()
     unreadable: tuple[str, ...] = field(default=())
+    micro: MicroRecord | None = None
+    micro_note: str = ""
 
     @property
     def config(self) -> RunConfig | None:
@@ -132,6 +137,17 @@ def read_subject(
         UsageError: nothing of that lies there.
         RecordError: it lies there and cannot be read at all.
     """
+    subject = _read_subject(path, edition, trusted, verdict)
+    beside = (path.parent if path.is_file() else path) / MICRO_NAME
+    if not beside.exists():
+        return subject
+    try:
+        return replace(subject, micro=read_micro(beside))
+    except RecordError as error:
+        return replace(subject, micro_note=f"{MICRO_NAME} cannot be read: {printable(str(error))}")
+
+
+def _read_subject(path: Path, edition: Edition, trusted: TrustedKeys | None, verdict: Verdict | None) -> Subject:
     gc_was_enabled = gc.isenabled()
     gc.disable()  # as in hpcai500.judged_run: hundreds of thousands of objects without a cycle
     try:

@@ -8,13 +8,15 @@ from typing import Any
 import msgspec
 import pandas as pd  # type: ignore[import-untyped]
 
+from hpcai500.energy.figures import headline_of
 from hpcai500.formats import RunResult, TimeParts
 from hpcai500.report.run_figures import PERCENTILES, RunFigures
 from hpcai500.report.subject import Subject
 from hpcai500.spreadsheet import safe_cell
 from hpcai500.verdict import printable, verdict_form
 
-RESULT_FIELDS = [name for name in RunResult.__struct_fields__ if name not in ("format", "run_id", "seed", "parts")]
+OWN_FIELDS = ("format", "run_id", "seed", "parts", "energy")  # told otherwise
+RESULT_FIELDS = [name for name in RunResult.__struct_fields__ if name not in OWN_FIELDS]
 
 
 def runs_frame(subjects: Sequence[Subject]) -> pd.DataFrame:
@@ -34,8 +36,9 @@ def _row(subject: Subject, run: RunFigures) -> dict[str, Any]:
     row |= {"mfu": machine.mfu(run.result) if machine and machine.is_peak else None}
     row |= {name: getattr(run.parts, name, None) for name in TimeParts.__struct_fields__}
     row |= {"start_up_s": sum(run.start_up_s.values()) if run.start_up_s else None}
-    row |= {"energy_j": sum(energy.energy_j for energy in run.energy) if run.energy else None}
-    row |= {"power_w": sum(energy.power_w for energy in run.energy) if run.energy else None}
+    energy = headline_of([run.result], on_accelerators=config.device.startswith("cuda"))
+    row |= {"energy_j": energy.energy_j if energy else None, "power_w": energy.power_w if energy else None}
+    row |= {"energy_label": energy.label if energy else None, "energy_of": energy.scope if energy else None}
     row |= {"step_own_s_median": run.ranks.own_s[3] if run.ranks else None}
     return row | {"num_stragglers": run.ranks.num_stragglers if run.ranks else None}
 
@@ -65,7 +68,8 @@ def _form(subject: Subject) -> Mapping[str, object]:
     rows = runs_frame([subject]).astype(object)
     records = rows.where(rows.notna(), None).to_dict(orient="records")
     curves = [
-        {"run": run.name, "evaluations": run.curve, "windows": run.stretches, "ranks": run.ranks, "energy": run.energy}
+        {"run": run.name, "evaluations": run.curve, "windows": run.stretches, "ranks": run.ranks}
+        | {"energy": run.result.energy, "energy_of_nodes": run.energy}
         | {"start_up_s": run.start_up_s, "damage": run.damage or None}
         for run in subject.runs
     ]

@@ -17,7 +17,8 @@ from hpcai500.equivalence.proof import Proof
 from hpcai500.errors import RecordError
 from hpcai500.events import EVENTS
 from hpcai500.formats import RunConfig, RunResult, SignedTicket, Submission, System, json_schema
-from hpcai500.ledger import _Line
+from hpcai500.ledger import Line
+from hpcai500.micro_record import MicroRecord
 from hpcai500.verdict import Unreadable, VerdictForm
 
 FORMAT = 1
@@ -27,6 +28,7 @@ REF_TEMPLATE = "#/$defs/{name}"
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "config": RunConfig,
     "equivalence": Proof,
+    "micro": MicroRecord,
     "result": RunResult,
     "submission": Submission,
     "system": System,
@@ -44,8 +46,8 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 def _ledger_schema() -> dict[str, Any]:
     """One line of a ledger: for each event a line whose value is what the event carries."""
-    references, parts = msgspec.json.schema_components([_Line, *EVENTS.values()], ref_template=REF_TEMPLATE)
-    line = parts.pop("_Line")
+    references, parts = msgspec.json.schema_components([Line, *EVENTS.values()], ref_template=REF_TEMPLATE)
+    line = parts.pop("Line")
     lines = []
     for event, reference in zip(EVENTS, references[1:], strict=True):
         properties = line["properties"] | {"event": {"const": event}, "value": reference}

@@ -49,4 +49,25 @@ def sgd(model: nn.Module, settings: dict[str, Any]) -> Optimizer:
     decayed = [p for p in model.parameters() if p.ndim > 1 or decay_all]
     others = [p for p in model.parameters() if p.ndim <= 1 and not decay_all]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
-    return SGD([group for group in groups if group["params"]], lr=0.0, momentum=settings["momentum"])
+    optimizer = SGD([group for group in groups if group["params"]], lr=0.0, momentum=settings["momentum"])
+    fuse_where_possible(optimizer)
+    return optimizer
+
+
+def fuse_where_possible(optimizer: SGD) -> None:
+    """Have the optimizer update each parameter in one pass over memory, if the first gradients allow it.
+
+    torch's fused kernels give the same numbers, but for the rounding of the last few of a parameter that fill no vector
+    register. They want gradients in the very layout of their parameters, which autograd promises only up to dimensions
+    of length 1 (pytorch/pytorch, issue 106951); without it they raise. Not asked for when the optimizer is made, since
+    a gradient scaler would then leave the scaling to it for good.
+    """
+
+    def choose(optimizer: Optimizer, *_: object) -> None:
+        first_step.remove()
+        with_gradient = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        fits = all(p.is_floating_point() and p.grad.stride() == p.stride() for p in with_gradient)
+        for group in optimizer.param_groups:
+            group["fused"] = fits
+
+    first_step = optimizer.register_step_pre_hook(choose)

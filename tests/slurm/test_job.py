@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from virtual_cluster import RunningCluster, wait_until
 
 from hpcai500.launches import read_launches
+from hpcai500.ledger_reader import RANK
 from hpcai500.record import list_ledgers
 from hpcai500.verify import verify_submission
 
@@ -69,9 +71,13 @@ class Submitted:
         """Return when all ranks of a segment are past some steps and a checkpoint."""
 
         def trains() -> bool:
-            ledgers = list_ledgers(self.folder / "run-1").get(segment, {}).values()
-            texts = [path.read_bytes() for path in ledgers]
-            return len(texts) == num_ranks and all(b'"checkpoint"' in text.split(b'"window"', 2)[-1] for text in texts)
+            texts: dict[int, bytes] = defaultdict(bytes)
+            for path in list_ledgers(self.folder / "run-1").get(segment, {}).values():
+                for line in path.read_bytes().splitlines():
+                    if rank := RANK.match(line):
+                        texts[int(rank.group(1))] += line
+            has_trained = (b'"checkpoint"' in text.split(b'"window"', 2)[-1] for text in texts.values())
+            return len(texts) == num_ranks and all(has_trained)
 
         self.wait_for(trains, f"training in segment {segment}")
 

@@ -14,7 +14,7 @@ import pytest
 from virtual_cluster import RunningCluster
 
 from hpcai500.launches import read_launches
-from hpcai500.ledger import read_ledger
+from hpcai500.ledger_reader import read_ledger
 from hpcai500.verify import verify_submission
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -42,7 +42,8 @@ def submit(
 
 
 def first_events(run: Path) -> list[Any]:
-    return [next(iter(read_ledger(path))).value for path in sorted((run / "ledger").iterdir())]
+    entries = [entry for path in sorted((run / "ledger").iterdir()) for entry in read_ledger(path) if entry.seq == 0]
+    return [entry.value for entry in sorted(entries, key=lambda entry: entry.rank)]
 
 
 def test_two_runs_are_an_array_and_whoever_waits_sees_the_verdict(

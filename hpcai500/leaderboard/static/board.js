@@ -66,7 +66,7 @@
   const rows = () => [...document.querySelectorAll("table.board tbody tr")];
   const isWanted = (row, found) => {
     const nodes = Number(row.dataset.nodes);
-    const equal = ["precision", "edition", "size_class", "year"].every((name) => !found.get(name) || row.dataset[name] === found.get(name));
+    const equal = ["precision", "size_class", "year"].every((name) => !found.get(name) || row.dataset[name] === found.get(name));
     return equal
       && (!found.get("accelerator") || row.dataset.accelerator.includes(found.get("accelerator").toLowerCase()))
       && (!found.get("nodes_min") || nodes >= Number(found.get("nodes_min")))

@@ -144,6 +144,7 @@ def _submission() -> None:
         sa.Column("wall_s", sa.Double(), nullable=True),
         sa.Column("train_s", sa.Double(), nullable=True),
         sa.Column("energy_j", sa.Double(), nullable=True),
+        sa.Column("energy_label", sa.String(length=20), nullable=True),
         sa.Column("facts", sa.JSON(), nullable=True),
         sa.ForeignKeyConstraint(
             ["organisation_slug"], ["organisation.slug"], name=op.f("fk_submission_organisation_slug")
@@ -153,13 +154,31 @@ def _submission() -> None:
     op.create_index(
         "ix_submission_board",
         "submission",
-        ["workload", "size", "level", "vflops", "sha256", "state", "rankable"],
-        unique=False,
-    )
-    op.create_index(
-        "ix_submission_options",
-        "submission",
-        ["workload", "size", "level", "precision", "edition", "size_class", "published_at", "state", "rankable"],
+        [
+            "workload",
+            "size",
+            "level",
+            "edition",
+            "vflops",
+            "sha256",
+            "state",
+            "rankable",
+            "vflops_low",
+            "vflops_high",
+            "num_devices",
+            "vflops_per_device",
+            "vflops_per_w",
+            "achieved_quality",
+            "wall_s",
+            "energy_j",
+            "energy_label",
+            "published_at",
+            "precision",
+            "size_class",
+            "accelerator",
+            "num_nodes",
+            "registered",
+        ],
         unique=False,
     )
     op.create_index(op.f("ix_submission_organisation_slug"), "submission", ["organisation_slug"], unique=False)

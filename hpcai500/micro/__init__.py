@@ -1,0 +1,1 @@
+"""``hpcai500 micro``: the operations of the training steps, measured one by one with the shapes they have."""

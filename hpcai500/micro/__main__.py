@@ -1,0 +1,9 @@
+"""Entry point of ``python -m hpcai500.micro``, which ranks are started with."""
+
+from __future__ import annotations
+
+from hpcai500.comm.communicator import end_process
+from hpcai500.micro.command import main
+
+if __name__ == "__main__":
+    end_process(main())
