@@ -39,13 +39,16 @@ PARTS = {
     ),
     "rules": Part("judge", 1, "what is allowed", ("edition", "convergence", "devices", "rulebook", "finding", "rules")),
     "records": Part(
-        "judge", 1, "ledgers, files", ("events", "formats", "ledger", "record", "micro_record", "roofline")
+        "judge",
+        1,
+        "ledgers, files",
+        ("events", "formats", "ledger", "ledger_reader", "entries", "record", "micro_record", "roofline"),
     ),
-    "register": Part("judge", 0.5, "tickets, keys", ("register",)),
-    "proofs": Part("judge", 1.5, "equivalence", ("equivalence", "equivalence.proof", "equivalence.definition")),
+    "register": Part("judge", 0.75, "tickets, keys", ("register",)),
+    "proofs": Part("judge", 1.65, "equivalence", ("equivalence", "equivalence.proof", "equivalence.definition")),
     "energy figures": Part(
         "judge",
-        0,
+        -0.15,
         "joules, labels",
         ("energy.integrate", "energy.label", "energy.meter_file", "energy.told", "energy.figures"),
     ),
