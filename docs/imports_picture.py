@@ -45,7 +45,7 @@ PARTS = {
         ("events", "formats", "ledger", "ledger_reader", "entries", "record", "micro_record", "roofline"),
     ),
     "register": Part("judge", 0.75, "tickets, keys", ("register",)),
-    "proofs": Part("judge", 1.65, "equivalence", ("equivalence", "equivalence.proof", "equivalence.definition")),
+    "proofs": Part("judge", 1.66, "equivalence", ("equivalence", "equivalence.proof", "equivalence.definition")),
     "energy figures": Part(
         "judge",
         -0.15,
