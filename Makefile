@@ -52,9 +52,8 @@ slurm-up:  ## Start a Slurm cluster of NODES virtual nodes on this machine (as r
 slurm-down:  ## End that cluster
 	tools/slurm_cluster.py --folder $(SLURM) down
 
-bench: $(VENV)/.installed-test horovod  ## Measure the figures of benchmarks/ (half an hour on two cores, with nothing else running)
-	@for name in start_up training_step image_pipelines data_conversion communicators dead_rank staging mutation_suite; do \
-		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+bench: $(VENV)/.installed-test horovod  ## Measure benchmarks/table.rst (half an hour on two cores, with nothing else running)
+	$(BIN)/python benchmarks/all.py
 
 docs: $(VENV)/.installed-test  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W -q docs docs/_build/html

@@ -27,6 +27,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from report import figure
+
 from hpcai500.comm.communicator import Communicator, end_process, open_communicator
 from hpcai500.launch.local import run_ranks
 
@@ -155,13 +157,14 @@ def main() -> None:
     for name in names:
         bare, own, rounded, ddp, exposed, alone, _ = columns = list(zip(*rounds[name], strict=True))
         print(f"{name:<12}" + "".join(f"{1000 * statistics.median(values):>10.1f}" for values in columns), end="")
-        for ratios in (
-            [b / a for a, b in zip(ddp, own, strict=True)],
-            [b / a for a, b in zip(bare, own, strict=True)],
-            [b / a for a, b in zip(own, rounded, strict=True)],
-            [1 - b / a for a, b in zip(alone, exposed, strict=True)],
+        for what, better, ratios in (
+            ("step / DistributedDataParallel", "less", [b / a for a, b in zip(ddp, own, strict=True)]),
+            ("step / without exchange", "less", [b / a for a, b in zip(bare, own, strict=True)]),
+            ("step with bf16 / fp32", "less", [b / a for a, b in zip(own, rounded, strict=True)]),
+            ("hidden communication", "more", [1 - b / a for a, b in zip(alone, exposed, strict=True)]),
         ):
             print(f"{quartiles(ratios):>26}", end="")
+            figure(f"{name}, {args.ranks} ranks: {what}", ratios, better=better)
         print()
 
 

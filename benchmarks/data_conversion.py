@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from report import figure
+
 # Worker processes import this module again; what they do not need is imported in the functions, as in `hpcai500 data`.
 from hpcai500.pipelines.worker_pool import usable_cores
 
@@ -143,6 +145,14 @@ def main() -> None:
     converting = describe(f"convert, {usable_cores()} processes", conversions, num_bytes)
     streaming = describe("the same, once begun", streams, num_bytes - small_bytes)
     hashing = describe("read and SHA-256, 1 process", hashings, num_bytes)
+    rates = [num_bytes / 1e6 / times.wall_s for times in conversions]
+    figure("converting ImageNet", rates, "MB/s", better="more")
+    figure(
+        "conversion once begun / reading and SHA-256 on one core",
+        [(num_bytes - small_bytes) / num_bytes * b.wall_s / a.wall_s for a, b in zip(streams, hashings, strict=True)],
+        better="more",
+        bar=BAR,
+    )
     print(
         f"\nratio of medians: whole conversion {converting / hashing:.2f}, once begun {streaming / hashing:.2f}; "
         f"bar {BAR}"

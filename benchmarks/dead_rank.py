@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from report import figure
+
 from hpcai500.comm.communicator import open_communicator
 from hpcai500.command import LOST_RANK_EXIT_CODE
 from hpcai500.launch.local import run_ranks
@@ -79,6 +81,7 @@ def main() -> None:
     for name, values in seconds.items():
         figures = [1000 * value for value in (statistics.median(values), min(values), max(values))]
         print(f"{name:<14}{figures[0]:>12.1f}{figures[1]:>10.1f}{figures[2]:>10.1f}")
+        figure(f"{name}: from a rank's death to the end of all", values, "s")
 
 
 if __name__ == "__main__":

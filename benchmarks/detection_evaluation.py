@@ -16,7 +16,7 @@ import statistics
 import time
 
 import numpy as np
-from report import machine, spread
+from report import figure, machine, spread
 
 from hpcai500.edition import load_edition
 from hpcai500.workloads.detection_evaluation import Detail, ImageResult, count, match, pack, precision_curves
@@ -64,6 +64,7 @@ def main() -> None:
         times["rank 0's curves"].append(time.perf_counter() - begin_s)
     for name, seconds in times.items():
         print(f"{name}, {args.ranks} ranks: {spread(seconds, 's')}")
+        figure(f"{name}, {args.ranks} ranks", seconds, "s")
     epoch_s = size.num_train_samples / (args.ranks * SAMPLES_PER_S_OF_A_RANK)
     share = sum(statistics.median(seconds) for seconds in times.values()) / epoch_s
     print(f"an epoch: {epoch_s:.0f} s; mAP takes {100 * share:.2f} % of it; bar 3 %")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import machine, spread
+from report import figure, machine, spread
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -48,6 +48,7 @@ def compare(name: str, repeats: int, ours: Callable[[], Any], theirs: Callable[[
                 times[which].append((time.process_time() - begin_s) * 1e3)
     ratios = [mine / other for mine, other in zip(*times, strict=True)]
     print(f"{name}: ours {spread(times[0], 'ms')}, torchvision {spread(times[1], 'ms')}, ratio {spread(ratios)}")
+    figure(f"{name}: ours / torchvision", ratios)
 
 
 def random_boxes(shape: tuple[int, ...], size: tuple[int, int], *, num_centres: int) -> Tensor:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from report import machine, spread
+from report import figure, machine, spread
 
 from hpcai500.allocator import keep_freed_memory
 from hpcai500.checkpoint import Checkpoints
@@ -71,13 +71,14 @@ def bare_loop(folder: Path, args: argparse.Namespace) -> Callable[[int], None]:
 def engine_loop(folder: Path, args: argparse.Namespace, precision: str, work: Path) -> Callable[[int], None]:
     size, workload = resolve(args, precision)
     create_ledger(work / f"ledger-{precision}.jsonl")
+    comm = open_communicator("serial")
     engine = Engine(
         Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1, quality=RULES.quality),
         workload=workload,
         pipeline=open_pipeline(folder, size, workload),
-        comm=open_communicator("serial"),
+        comm=comm,
         ledger=LedgerWriter(work / f"ledger-{precision}.jsonl", rank=0),
-        recorder=StepRecorder(work / f"steps-{precision}.h5"),
+        recorder=StepRecorder(work / f"steps-{precision}", comm),
         checkpoints=Checkpoints(work, every_s=0),
     )
     return lambda _number: engine._train_epoch()
@@ -111,6 +112,8 @@ def main() -> None:
     both = f"bare {spread(times['bare'], 's')}, engine {spread(times['engine'], 's')}"
     print(f"step, 16 x 128 x 192, batch {args.batch}: {both}")
     print(f"  engine / bare, pair by pair: {spread(ratios)}; bar 1.02")
+    figure(f"step of 16 x 128 x 192, batch {args.batch}: engine / bare loop", ratios, bar=1.02)
+    figure(f"step of 16 x 128 x 192, batch {args.batch}: engine", times["engine"], "s")
     for loop, seconds in times.items():
         print(f"  {loop}: {args.batch / statistics.median(seconds):.2f} samples/s")
 

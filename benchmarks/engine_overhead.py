@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import machine, spread
+from report import figure, machine, spread
 from torch import Tensor, nn
 
 from hpcai500.checkpoint import Checkpoints
@@ -86,7 +86,7 @@ def make_engine(pipeline: Any, comm: Communicator, folder: Path, *, report_steps
         pipeline=pipeline,
         comm=comm,
         ledger=LedgerWriter(folder / "ledger.jsonl", rank=0),
-        recorder=StepRecorder(folder / "steps.h5"),
+        recorder=StepRecorder(folder, comm),
         checkpoints=Checkpoints(folder, every_s=0),
     )
 
@@ -121,6 +121,7 @@ def compare(loops: dict[str, Callable[[], None]], args: argparse.Namespace) -> N
         own_us = [ours - theirs for theirs, ours in zip(bare, engine, strict=True)]
         print(f"{clock} of a step of {args.batch} samples: bare {spread(bare, 'us')}, engine {spread(engine, 'us')}")
         print(f"  the engine's own, pair by pair: {spread(own_us, 'us')}; bar 50 us")
+        figure(f"engine, ledger and collector, {clock} a step", own_us, "us", bar=50)
 
 
 def hook_cost(comm: Communicator, repeats: int) -> None:
@@ -145,6 +146,7 @@ def hook_cost(comm: Communicator, repeats: int) -> None:
             bucket.reset()
     median_us = statistics.median(times_us)
     print(f"a parameter's hook: {spread(times_us, 'us')}, so {median_us * num_parameters:.0f} us for {num_parameters}")
+    figure("a parameter's gradient into its bucket", times_us, "us")
 
 
 def main() -> None:

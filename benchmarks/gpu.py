@@ -89,13 +89,14 @@ def engine_epoch(workload: str, pipeline: Any, args: argparse.Namespace, folder:
     """An epoch of the real engine over the pipeline."""
     rules, settings, size = resolve(workload, args)
     create_ledger(folder / "ledger.jsonl")
+    comm = open_communicator("serial", device=args.device)
     engine = Engine(
         Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=50, seed=1, quality=rules.quality),
         workload=open_workload(workload, settings, size=size, num_ranks=1, device=args.device),
         pipeline=pipeline,
-        comm=open_communicator("serial", device=args.device),
+        comm=comm,
         ledger=LedgerWriter(folder / "ledger.jsonl", rank=0),
-        recorder=StepRecorder(folder / "steps.h5"),
+        recorder=StepRecorder(folder, comm),
         checkpoints=Checkpoints(folder, every_s=0),
     )
     return engine._train_epoch

@@ -31,6 +31,7 @@ import h5py
 import numpy as np
 import torch
 from PIL import Image
+from report import figure
 from torch.utils.data import DataLoader, Dataset
 
 from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
@@ -236,6 +237,9 @@ def main() -> None:
         rates, costs = zip(*values, strict=True)
         ratios = [ours / plain for (ours, _), (plain, _) in zip(values, results["plain"], strict=True)]
         savings = [plain / ours for (_, ours), (_, plain) in zip(values, results["plain"], strict=True)]
+        if name in BARS:
+            figure(f"{name}: rate / plain DataLoader", ratios, better="more", bar=BARS[name])
+            figure(f"{name}: rate", rates, "images/s", better="more")
         print(
             f"{name:6} {spread(rates, 0)} images/s, {spread(costs, 2)} ms of processor time per image; against plain: "
             f"rate {spread(ratios, 2)}, processor time {spread(savings, 2)}"
@@ -244,6 +248,8 @@ def main() -> None:
     for name in BARS:
         ratios = [ours / bare for (ours, _), (bare, _) in zip(results[name], results["bare"], strict=True)]
         shares = [read / ours for (_, ours), (_, read) in zip(results[name], results["hdf5"], strict=True)]
+        figure(f"{name}: rate / bare DALI", ratios, better="more", bar=BARE_BAR)
+        figure(f"{name}: share of reading HDF5", shares, bar=HDF5_BAR)
         print(f"{name}: rate against bare DALI {spread(ratios, 2)}, at least {BARE_BAR} wanted; ", end="")
         print(f"share of reading HDF5 {spread(shares, 3)}, under {HDF5_BAR} wanted")
 

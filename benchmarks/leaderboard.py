@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from report import machine, spread
+from report import figure, machine, spread
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from board_rows import OLD_EDITION, add_organisations, make_submission
@@ -89,6 +89,7 @@ def measure(name: str, url: str, args: argparse.Namespace) -> None:
             for page, path in PAGES.items():
                 times_ms, size_bytes = ask(served.url, path, args.requests)
                 print(f"{name:10} {page:22} {spread(times_ms, 'ms'):36} {size_bytes / 1000:8.1f} KB", flush=True)
+                figure(f"{page} of {args.submissions:,} submissions, {name}", times_ms, "ms")
         finally:
             served.stop()
 

@@ -16,7 +16,7 @@ import statistics
 import time
 
 import torch
-from report import machine, spread
+from report import figure, machine, spread
 
 from hpcai500.allocator import keep_freed_memory
 from hpcai500.edition import load_edition
@@ -40,6 +40,11 @@ def compare(choice: StepChoice, repeats: int, timer: Timer) -> None:
     off = abs(statistics.median(ratios) - 1)
     print(f"{choice.text}, batch {choice.batch_size}: {len(step.kernels)} kernels")
     print(f"  step {spread(measured, 's')}, sum of its kernels {spread(predicted, 's')}")
+    figure(
+        f"{choice.text}, batch {choice.batch_size}: prediction from kernels is off by",
+        [abs(r - 1) for r in ratios],
+        bar=BAR,
+    )
     print(f"  predicted / measured, repeat by repeat: {spread(ratios)}; bar {1 - BAR:.2f} .. {1 + BAR:.2f}", end="")
     print(" missed" if off > BAR else "", flush=True)
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from mutants import TABLES, Outcome, judge, stale
 from mutation_bases import make_bases
+from report import figure
 
 
 def main() -> int:
@@ -27,6 +28,8 @@ def main() -> int:
     seconds = time.monotonic() - began_s
     number = sum(outcome.rejected.values()) + sum(map(len, outcome.survivors.values()))
     print(f"{number:,} mutants in {seconds:.0f} s, {1000 * seconds / number:.0f} ms each")
+    figure("mutants that keep the form, rejected", [100 * outcome.rate], "%", better="more", bar=99)
+    figure("judging a mutant", [1000 * seconds / number], "ms")
     for word, count in describe(outcome).items():
         print(f"  {count:>6,}  {word}")
     print(f"  {100 * outcome.rate:.2f} % of those that keep the form and change the meaning are rejected,")

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from report import machine, spread
+from report import figure, machine, spread
 
 from hpcai500.staging import Stage, StagedFile
 
@@ -116,6 +116,7 @@ def measure(source: Path, folder: Path, num_repeats: int) -> None:
     print(f"{'sha256 of one core':<36}{sha256_bytes_per_s() / 1e9:.2f} GB/s")
     for name, values in rates.items():
         print(f"{name:<36}{spread(values, 'GB/s')}")
+        figure(name, values, "GB/s", better="more")
     for name, values in seconds.items():
         print(f"{name:<36}{spread(values, 's')}")
 

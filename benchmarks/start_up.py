@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from report import machine, spread
+from report import figure, machine, spread
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
@@ -23,6 +23,7 @@ COMMANDS = {
     "hpcai500 --help": [str(BIN / "hpcai500"), "--help"],
     "hpcai500-verify --help": [str(BIN / "hpcai500-verify"), "--help"],
 }
+BARS = {"import hpcai500": 0.15, "hpcai500 --help": 0.3, "hpcai500-verify --help": 0.3}
 
 
 def main() -> None:
@@ -43,6 +44,7 @@ def main() -> None:
     print(machine())
     for name, values in times.items():
         print(f"{name:<40}{spread(values, 's')}")
+        figure(name, values, "s", bar=BARS.get(name))
 
 
 if __name__ == "__main__":

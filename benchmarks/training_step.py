@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import machine, spread
+from report import figure, machine, spread
 from torch.nn import functional
 
 from hpcai500.allocator import keep_freed_memory
@@ -91,13 +91,14 @@ def open_workload(args: argparse.Namespace) -> ResNet50Workload:
 
 def make_engine(pipeline: Pipeline, args: argparse.Namespace, folder: Path) -> Engine:
     create_ledger(folder / "ledger.jsonl")
+    comm = open_communicator("serial")
     return Engine(
         Schedule(num_epochs=10**6, evaluation_period_epochs=1, report_steps=STEPS, seed=1, quality="top-1"),
         workload=open_workload(args),
         pipeline=pipeline,
-        comm=open_communicator("serial"),
+        comm=comm,
         ledger=LedgerWriter(folder / "ledger.jsonl", rank=0),
-        recorder=StepRecorder(folder / "steps.h5"),
+        recorder=StepRecorder(folder, comm),
         checkpoints=Checkpoints(folder, every_s=0),
     )
 
@@ -120,6 +121,8 @@ def compare_steps(path: Path, args: argparse.Namespace, folder: Path) -> None:
     print(f"step, {args.image_size} x {args.image_size}, batch {args.batch}:")
     print(f"  bare loop {spread(times['bare'], 's')}, engine {spread(times['engine'], 's')}")
     print(f"  engine / bare, pair by pair: {spread(ratios)}; bar 1.02")
+    figure(f"step of {args.image_size} x {args.image_size}, batch {args.batch}: engine / bare loop", ratios, bar=1.02)
+    figure(f"step of {args.image_size} x {args.image_size}, batch {args.batch}: engine", times["engine"], "s")
     ratio = processor["engine"] / processor["bare"]
     print(f"  processor time: bare {processor['bare']:.4f} s, engine {processor['engine']:.4f} s, ratio {ratio:.3f}")
 
@@ -169,6 +172,9 @@ def compare_arithmetic(dtype: torch.dtype, repeats: int) -> float:
     ratios = [step / product for step, product in zip(steps, products, strict=True)]
     print(f"arithmetic, {dtype}: training {spread(steps, 'GFLOP/s')}, product {spread(products, 'GFLOP/s')}")
     print(f"  training / product, pair by pair: {spread(ratios)}; bar {0.75 if dtype == torch.bfloat16 else 0.80}")
+    name = f"224 x 224, batch 16, {str(dtype).removeprefix('torch.')}"
+    figure(f"{name}: training", steps, "GFLOP/s", better="more")
+    figure(f"{name}: training / product", ratios, better="more", bar=0.75 if dtype == torch.bfloat16 else 0.80)
     return statistics.median(steps)
 
 
@@ -192,6 +198,11 @@ def main() -> None:
         memory = {kind: [peak_memory(kind, path, args) for _ in range(3)] for kind in ("bare", "engine")}
         print(f"peak memory: bare {spread(memory['bare'], 'MB')}, engine {spread(memory['engine'], 'MB')}")
         ratio = statistics.median(memory["engine"]) / statistics.median(memory["bare"])
+        figure(
+            "peak memory of two epochs, engine / bare loop",
+            [a / b for a, b in zip(memory["engine"], memory["bare"], strict=True)],
+            bar=1.1,
+        )
         print(f"  ratio of medians {ratio:.3f}; bar 1.10")
         before = compare_arithmetic(torch.float32, 5)
         keep_freed_memory()  # as hpcai500.train does; for both loops from here on

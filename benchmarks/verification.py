@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import recording
 from forging import chain_lines
-from report import spread
+from report import figure, spread
 
 from hpcai500.edition import Edition
 from hpcai500.formats import RunConfig
@@ -197,12 +197,15 @@ def main() -> None:
         recording.record_submission(small.parent)
     times = [start_small_s(small) for _ in range(7)]
     print(f"one small submission, start of Python included: {spread(times, 's')}")
+    figure("one small submission, start of Python included", times, "s")
 
     recording.EDITION = edition_with(**LARGE, num_runs=5)
     if not (folder / "large" / "submission.json").exists():
         write_large(folder / "large", num_runs=5, num_ranks=num_ranks)
     seconds, peak_mb, _, findings = verify_afresh(folder, [folder / "large" / "submission.json"])
     print(f"5 runs x {num_ranks} ranks x 1,014 steps: {seconds:.1f} s, {peak_mb:.0f} MB, findings: {findings}")
+    figure(f"5 runs x {num_ranks} ranks x 1,014 steps", [seconds], "s")
+    figure(f"5 runs x {num_ranks} ranks x 1,014 steps: peak memory", [peak_mb], "MB")
 
     recording.EDITION = edition_with(**HUGE, num_runs=1)
     huge = folder / "huge" / "submission.json"
@@ -212,6 +215,8 @@ def main() -> None:
     seconds, peak_mb, _, findings = verify_afresh(folder, [huge])
     what = f"1 run x {8 * num_ranks:,} ranks x 90 epochs ({num_bytes / 1e9:.2f} GB of ledgers)"
     print(f"{what}: {seconds:.1f} s, {peak_mb:.0f} MB, findings: {findings}")
+    figure(f"1 run x {8 * num_ranks:,} ranks x 90 epochs", [seconds], "s")
+    figure(f"1 run x {8 * num_ranks:,} ranks x 90 epochs: peak memory", [peak_mb], "MB")
 
     recording.EDITION = edition_with(**MANY)
     origin = folder / "many" / "0"
@@ -227,6 +232,7 @@ def main() -> None:
         f"{5 * num_copies:,} ledgers of {num_events} events ({num_copies:,} submissions of 5 runs): {seconds:.1f} s, "
         f"{peak_mb:.0f} MB, {num_valid:,} valid; findings of the first: {findings}"
     )
+    figure(f"{5 * num_copies:,} ledgers, {num_copies:,} submissions", [seconds], "s")
     if args.folder is None:
         shutil.rmtree(folder)
 

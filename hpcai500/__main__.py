@@ -27,6 +27,7 @@ COMMANDS = {
     "leaderboard": ("hpcai500.leaderboard.cli", "run a board of verified submissions, and upload to one"),
     "meter": ("hpcai500.energy.command", "add what power meters read to runs that are complete"),
     "sign": ("hpcai500.sign", "vouch for a submission with a key of yours"),
+    "software": ("hpcai500.software", "pack the software into one archive, which jobs bring to their nodes"),
     "site": ("hpcai500.site", "show what site.toml says of this cluster"),
     "selfcheck": ("hpcai500.selfcheck", "check whether this machine is fit to be measured"),
     "plan": ("hpcai500.scaling.command", "say what a job would take on more nodes, and what limits it"),

@@ -1,147 +1,101 @@
-"""Brings the step times of all ranks to rank 0, once an epoch, and keeps them in ``steps.h5``.
+"""Keeps a rank's step times, and brings those of each window to rank 0, which says who is slow while the run goes on.
 
-``steps.h5`` holds a group an epoch (``epoch-0000``) with one int64 data set (num_ranks, num_steps) a phase, in ns. It
-is a record for people and plots; nothing that is verified rests on it.
+One collective a window, of 32 bytes a rank. The times of single steps are written by each rank itself, into the file of
+its node (hpcai500/step_files.py); they are never gathered.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import array
+import os
+import socket
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar, cast
 
-import h5py
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from hpcai500.comm.communicator import Communicator
+from hpcai500.comm.nodes import NodePlace
 from hpcai500.errors import RecordError
-from hpcai500.metrics import STRAGGLER_RATIO
+from hpcai500.record import Position
+from hpcai500.step_files import STEP_PHASES, append_epoch, create_raw, raw_path
+from hpcai500.straggler_record import STRAGGLERS_NAME, StragglerNote
+from hpcai500.stragglers import HOST_BYTES, StragglerWatch
 
-StepTable = dict[str, NDArray[np.int64]]
-Named = TypeVar("Named", h5py.Group, h5py.Dataset)
+FIRST_NODE = NodePlace(0, 0)
 
 
 class StepRecorder:
-    """Collects a rank's step times and, on rank 0, writes those of all ranks.
+    """Collects a rank's step times.
 
     Args:
-        path: the run's ``steps.h5``; only rank 0 writes it.
+        run_folder: of the run.
+        comm: its ranks.
+        node: of this rank; its first rank makes the node's file.
+        segment: of the run.
+
+    Raises:
+        RecordError: the node's file cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._steps: list[tuple[int, ...]] = []
-        self._phases: tuple[str, ...] = ()
+    def __init__(self, run_folder: Path, comm: Communicator, *, node: NodePlace = FIRST_NODE, segment: int = 0) -> None:
+        self._comm, self._stragglers_path = comm, run_folder / STRAGGLERS_NAME
+        self._path = raw_path(run_folder, segment, node.number)
+        self._steps_ns = array.array("q")
+        if comm.rank == node.first_rank:
+            create_raw(self._path)  # the others append after their first epoch, in which they have met this rank
+        self._watch: StragglerWatch | None = None
+        if comm.size > 1:
+            host = np.frombuffer(socket.gethostname().encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0"), dtype=np.uint8)
+            hosts = comm.gather_array(host)
+            self._watch = None if hosts is None else StragglerWatch(hosts, segment=segment)
 
-    def add(self, phase_ns: dict[str, int]) -> None:
-        """Add a step: its time by phase, in ns."""
-        self._phases = tuple(phase_ns)
-        self._steps.append(tuple(phase_ns.values()))
+    def add(self, phase_ns: Mapping[str, int]) -> None:
+        """Add a step: its time by phase, in ns, in the order of STEP_PHASES."""
+        self._steps_ns.extend(phase_ns.values())
 
-    def close_epoch(self, epoch: int, comm: Communicator) -> None:
-        """Gather the epoch's steps on rank 0 and append them to the file; one collective.
+    def close_window(self, phase_ns: Mapping[str, int], num_steps: int, position: Position) -> None:
+        """Bring the time of a window of steps to rank 0; one collective. There, say what it shows.
+
+        Args:
+            phase_ns: time by phase, in the order of STEP_PHASES.
+            num_steps: of the window, the same on all ranks.
+            position: at its end.
+
+        Raises:
+            RecordError: somebody is slow and that cannot be written down.
+        """
+        if self._comm.size == 1:
+            return
+        window_ns = self._comm.gather_array(np.fromiter(phase_ns.values(), dtype=np.int64, count=len(STEP_PHASES)))
+        if window_ns is not None:
+            assert self._watch is not None
+            self._tell(self._watch.take(window_ns, num_steps, position))
+
+    def _tell(self, notes: list[StragglerNote]) -> None:
+        if not notes:
+            return
+        sys.stderr.write("".join(f"hpcai500 train: {note.describe()}\n" for note in notes))
+        sys.stderr.flush()
+        try:
+            file = os.open(self._stragglers_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            with os.fdopen(file, "wb") as lines:
+                lines.write(b"".join(msgspec.json.encode(note) + b"\n" for note in notes))
+        except OSError as error:
+            raise RecordError(
+                f"cannot write {str(self._stragglers_path)!r} ({error.strerror}); free some space there and resume "
+                "the run"
+            ) from None
+
+    def close_epoch(self, epoch: int) -> None:
+        """Append the epoch's steps to the node's file; nobody waits for anybody.
 
         Raises:
             RecordError: the file cannot be written.
         """
-        mine = np.array(self._steps, dtype=np.int64)
-        self._steps = []
-        gathered = comm.gather(mine)
-        if gathered is None:
-            return
-        table = np.stack(gathered)  # (num_ranks, num_steps, num_phases)
-        try:
-            with h5py.File(self._path, "a") as file:
-                group = file.create_group(f"epoch-{epoch:04d}")
-                for index, phase in enumerate(self._phases):
-                    group.create_dataset(f"{phase}_ns", data=table[:, :, index])
-        except OSError as error:
-            raise RecordError(
-                f"step times cannot be written to {str(self._path)!r}; free some space there and start again"
-            ) from error
-
-
-@dataclass(frozen=True)
-class RankTimes:
-    """How one rank spent its steps.
-
-    Attributes:
-        median_step_s: median time of a step.
-        median_own_s: median time of a step without communication, which is where a slow rank shows: the others wait
-            for it in their communication.
-        is_straggler: its own time is over STRAGGLER_RATIO times the median of all ranks.
-    """
-
-    rank: int
-    median_step_s: float
-    median_own_s: float
-    is_straggler: bool
-
-
-def _read_epochs(file: h5py.File, *, size_bytes: int) -> list[StepTable]:
-    """The tables of all epochs.
-
-    Raises:
-        ValueError: a data set is not one that StepRecorder writes: plain int64 in this very file.
-    """
-    epochs: list[StepTable] = []
-    num_bytes = 0
-    for epoch in file:
-        table: StepTable = {}
-        for phase in _own(file, epoch, h5py.Group):
-            times = _own(file[epoch], phase, h5py.Dataset)
-            layout = times.id.get_create_plist()
-            is_plain = layout.get_layout() == h5py.h5d.CONTIGUOUS and layout.get_external_count() == 0
-            num_bytes += times.nbytes
-            # A contiguous data set takes its whole place in the file, so that reading it takes no more than that.
-            if not is_plain or times.id.get_storage_size() != times.nbytes or num_bytes > size_bytes:
-                raise ValueError(f"{epoch}/{phase} is compressed, lies elsewhere or is larger than the file")
-            if (
-                times.dtype != np.int64
-                or times.ndim != 2
-                or (table and times.shape != next(iter(table.values())).shape)
-            ):
-                raise ValueError(f"{epoch}/{phase} is no table of int64 like the others (ranks, steps)")
-            table[phase] = times[:]
-        if "communication_ns" not in table or (epochs and len(table["communication_ns"]) != len(_first(epochs[0]))):
-            raise ValueError(f"{epoch} is not of all ranks, or lacks communication_ns")
-        epochs.append(table)
-    if not epochs or not _first(epochs[0]).size:
-        raise ValueError("it has no steps")
-    return epochs
-
-
-def _first(table: StepTable) -> NDArray[np.int64]:
-    return next(iter(table.values()))
-
-
-def _own(group: h5py.Group, name: str, kind: type[Named]) -> Named:
-    """What a group holds itself under a name; links to elsewhere are not followed."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or group.get(name, getclass=True) is not kind:
-        raise ValueError(f"{name} is a link, or no {kind.__name__}")
-    return cast("Named", group[name])
-
-
-def read_rank_times(path: Path) -> list[RankTimes]:
-    """Read ``steps.h5`` into a table of ranks. The file may be a stranger's: what is read is no larger than it is.
-
-    Raises:
-        RecordError: the file is missing or is not one of step times.
-    """
-    try:
-        if not path.is_file():  # a pipe would block
-            raise ValueError("it is no file")
-        with h5py.File(path, "r") as file:
-            epochs = _read_epochs(file, size_bytes=path.stat().st_size)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise RecordError(f"step times cannot be read from {str(path)!r}; is it a run's steps.h5?") from error
-    total = np.concatenate([sum(epoch.values()) for epoch in epochs], axis=1)
-    own = total - np.concatenate([epoch["communication_ns"] for epoch in epochs], axis=1)
-    own_medians = np.median(own, axis=1) / 1e9
-    limit = STRAGGLER_RATIO * float(np.median(own_medians))
-    step_medians = np.median(total, axis=1) / 1e9
-    return [
-        RankTimes(rank, float(step_s), float(own_s), bool(own_s > limit))
-        for rank, (step_s, own_s) in enumerate(zip(step_medians, own_medians, strict=True))
-    ]
+        if self._steps_ns:
+            times_ns = np.array(self._steps_ns, dtype=np.int64).reshape(-1, len(STEP_PHASES))
+            self._steps_ns = array.array("q")
+            append_epoch(self._path, self._comm.rank, epoch, times_ns)

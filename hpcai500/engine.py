@@ -4,7 +4,8 @@ A step's phases, in their order: waiting for data, forward and backward, communi
 optimizer. Evaluation and checkpoints are timed apart. Every few seconds the ranks look up from their steps together
 (hpcai500/pauses.py), to write a checkpoint or to stop; a run that is resumed goes on to the bit as if it had never
 stopped. On a CUDA device the phases are those of the host, which runs
-ahead of the device; the end of a window waits for it, so the duration of a window is the device's.
+ahead of the device; the end of a window waits for it, so the duration of a window is the device's, and events on the
+device tell how much of it was communication.
 
 Normalisation statistics are those of a rank's own batch, as in the reference recipe; their running averages are
 averaged over the ranks before each evaluation.
@@ -143,7 +144,9 @@ class Engine:
             loss = self._forward_backward(batch)
             timer.lap("forward_backward")
 
+            account.begin_exchange()
             self.exchange.finish()
+            account.end_exchange()
             timer.lap("communication")
 
             self.scaler.step(self.optimizer)
@@ -157,7 +160,7 @@ class Engine:
                 self._pause(account)
                 timer.skip()
         account.close_part(skipped=self._newly_skipped(), epoch_digest=self._epoch_digest(epoch))
-        self.recorder.close_epoch(epoch, self.comm)
+        self.recorder.close_epoch(epoch)
         self.position = Position(epoch + 1, 0)
 
     def _pause(self, account: EpochAccount | None = None) -> None:
@@ -174,7 +177,7 @@ class Engine:
         self._save()
         if decision.stop:
             if account is not None:
-                self.recorder.close_epoch(self.position.epoch, self.comm)
+                self.recorder.close_epoch(self.position.epoch)
             raise StoppedError(decision.stop, epoch=self.position.epoch, step=self.position.step)
 
     def _newly_skipped(self) -> int:

@@ -26,6 +26,7 @@ from hpcai500.failure import failure_path, read_failure
 from hpcai500.formats import SELFCHECK_NAME, RunConfig, read_config
 from hpcai500.job_end import Decision, End, decide
 from hpcai500.last_words import describe_before, next_segment, saved_position
+from hpcai500.launch import software
 from hpcai500.launch.launch_config import LaunchConfig, read_launch_config
 from hpcai500.launch.queue import JobRecord, ask_accounting, ask_controller, requeue
 from hpcai500.launch.step import RankStep, rank_command, step_command, step_environment
@@ -99,6 +100,7 @@ class JobDriver:
         self.launch: LaunchConfig = read_launch_config(self.folder)
         self.config: RunConfig = read_config(self.run_folder)[0]
         self.place = find_job()
+        self._software: software.StagedSoftware | None = None
         self._step: RankStep | None = None
         self._stop_asked = self._terminated = False
 
@@ -155,6 +157,7 @@ class JobDriver:
             position=(start.epoch, start.step),
         )
         try:
+            self._bring_software()
             decision = self._refuse_sick_nodes()
             if decision is None:
                 problem = keep_selfcheck(self.folder / "log" / f"selfcheck-{self.place.id}.json", self.run_folder)
@@ -164,7 +167,30 @@ class JobDriver:
         except HpcAi500Error as error:
             self._note(Decision("failed", error.exit_code, str(error)), start)
             raise
+        finally:
+            self._remove_software()
         return decision
+
+    def _bring_software(self) -> None:
+        """Bring the software to the nodes if there is an archive of it; where that fails, ranks start as they would."""
+        if self.launch.software_archive is None:
+            return
+        archive, folder = Path(self.launch.software_archive), Path(self.launch.software_dir)
+        job = f"{self.place.raw_id}-{self.place.restarts}-{self.number}"
+        staged = software.StagedSoftware(archive, folder, num_nodes=len(self.place.nodes), job=job)
+        begin_s = time.monotonic()
+        try:
+            staged.bring()
+        except software.SoftwareError as error:
+            self.say(f"starts its ranks from where Python is installed, since {error}")
+        else:
+            self._software = staged
+            self.say(f"has its software at {staged.root} of each node, after {time.monotonic() - begin_s:.1f} s")
+
+    def _remove_software(self) -> None:
+        if self._software is not None:
+            self._software.remove()
+            self._software = None
 
     def _greet(self, history: list[launches.Launch], start: Position) -> None:
         """On a restart, one line: what ended the run before, and where it goes on."""
@@ -185,7 +211,7 @@ class JobDriver:
         checked.parent.mkdir(exist_ok=True)
         communicator = str(self.config.settings["communicator"])
         words = ["--quick", "--json", str(checked), "--data", self.config.data.path, "--communicator", communicator]
-        argv = rank_command(self.launch, "hpcai500.selfcheck", *words, folders=self._folders)
+        argv = rank_command(self.launch, "hpcai500.selfcheck", *words, folders=self._folders, software=self._software)
         exit_code = self._run_step(argv, ranks_per_node=1)
         if exit_code == 0:
             return None
@@ -209,8 +235,9 @@ class JobDriver:
             *(["--stage", stage, "--on-full-disk", self.launch.on_full_disk] if stage else []),
             *(["--ipmi-accuracy", str(accuracy)] if accuracy is not None else []),
         ]
-        argv = rank_command(self.launch, "hpcai500.train", *words, folders=self._folders)
+        argv = rank_command(self.launch, "hpcai500.train", *words, folders=self._folders, software=self._software)
         exit_code = self._run_step(argv, segment=segment)
+        self._remove_software()  # before the job goes back to the queue, which ends this process
         end = End(
             exit_code=exit_code,
             is_complete=exit_code == 0 and (self.run_folder / "result.json").exists(),
@@ -225,6 +252,7 @@ class JobDriver:
     def _run_step(self, argv: list[str], *, segment: int | None = None, ranks_per_node: int | None = None) -> int:
         """Run ``argv`` on all nodes and return the launcher's exit code."""
         env = step_environment(self.launch, job_start_ns=self.place.start_ns, environ=os.environ)
+        env |= software.ENVIRONMENT if self._software is not None else {}
         num_nodes = len(self.place.nodes)
         command = step_command(self.launch, argv, num_nodes=num_nodes, ranks_per_node=ranks_per_node)
         self._step = RankStep(command, env)

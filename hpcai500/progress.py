@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpcai500.record import ledger_path
+from hpcai500.straggler_record import STRAGGLERS_NAME, StragglerNote, read_notes
 
 RANK_0 = b'{"rank":0,'  # how its lines begin
 TIME_PARTS = ("data_wait", "forward_backward", "communication", "optimizer")  # of a window
@@ -36,6 +37,7 @@ class RunState:
         quality: of the last evaluation, None before the first.
         target_quality: that it should reach, None if that is not known.
         parts_ns: where rank 0's time went so far.
+        slow: by name what is slow now, as the run told.
     """
 
     phase: str = "starting"
@@ -50,6 +52,7 @@ class RunState:
     seconds_per_step: float = 0.0
     target_quality: float | None = None
     parts_ns: dict[str, int] = field(default_factory=dict)
+    slow: dict[str, StragglerNote] = field(default_factory=dict)
 
     @property
     def eta_s(self) -> float | None:
@@ -81,7 +84,19 @@ class RunState:
             parts.append(f"quality {self.quality:.4f}")
         if self.segment:
             parts.append(f"resumed {self.segment}x")
+        if self.slow:
+            parts.append(f"slow: {', '.join(list(self.slow)[:2])}{' and others' if len(self.slow) > 2 else ''}")
         return ", ".join(parts)
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
+    """The lines of a file from an offset on, without one that is still being written; none if there is no file."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(offset)
+        text = file.read()
+    return text[: text.rfind(b"\n") + 1]
 
 
 class RunFollower:
@@ -100,7 +115,7 @@ class RunFollower:
         self.state = RunState(num_epochs=num_epochs, target_quality=target_quality)
         self._run_folder = run_folder
         self._num_ranks = num_ranks
-        self._segment = self._offset = 0
+        self._segment = self._offset = self._notes_offset = 0
         self._steps_per_epoch = 0
 
     def poll(self) -> RunState:
@@ -109,16 +124,20 @@ class RunFollower:
         while ledger_path(self._run_folder, self._segment + 1, node=0).parent.exists():
             self._segment, self._offset = self._segment + 1, 0
             self._read_new_lines()
+        self._read_new_notes()
         return self.state
 
+    def _read_new_notes(self) -> None:
+        whole = _whole_lines(self._run_folder / STRAGGLERS_NAME, self._notes_offset)
+        self._notes_offset += len(whole)
+        for note in read_notes(whole):
+            if note.is_slow and note.segment == self.state.segment:
+                self.state.slow[note.name] = note
+            else:
+                self.state.slow.pop(note.name, None)
+
     def _read_new_lines(self) -> None:
-        path = ledger_path(self._run_folder, self._segment, node=0)
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
+        whole = _whole_lines(ledger_path(self._run_folder, self._segment, node=0), self._offset)
         self._offset += len(whole)
         for line in whole.splitlines():
             at = line.rfind(RANK_0)
@@ -131,6 +150,7 @@ class RunFollower:
         state = self.state
         if event == "run_open":
             state.segment, state.phase = value["segment"], "starting"
+            state.slow.clear()  # the segment's ranks may be on other nodes
             self._num_ranks = value["num_ranks"]
         elif event == "resume":
             state.epoch = value["epoch"]

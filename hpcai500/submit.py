@@ -95,6 +95,12 @@ def _add_cluster_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--partition", help="partition")
     group.add_argument("--account", help="account that pays")
     group.add_argument("--time", metavar="LIMIT", help="time limit of a job: 90 (minutes), 1:30:00 or 1-12:00:00")
+    group.add_argument(
+        "--software",
+        dest="software_archive",
+        metavar="FILE",
+        help="archive that `hpcai500 software` made; ranks start from copies of it on their nodes",
+    )
     group.add_argument("--launcher", choices=("srun", "mpirun"), help="what starts the ranks in a job (default: srun)")
     group.add_argument(
         "--runs-at-once", type=int, metavar="N", help="runs that may be trained at the same time (default: 1)"

@@ -25,7 +25,7 @@ from hpcai500.command import run_command
 from hpcai500.deferred_dynamo import defer_dynamo
 from hpcai500.edition import Size, Workload, load_edition
 from hpcai500.ending import Ending, ignore_interrupts
-from hpcai500.errors import DataError, HpcAi500Error, StoppedError
+from hpcai500.errors import DataError, HpcAi500Error, RecordError, StoppedError
 from hpcai500.launch.binding import bind_rank
 from hpcai500.launch.topology import format_cpu_list
 from hpcai500.ledger import LedgerWriter, create_ledger
@@ -39,6 +39,7 @@ from hpcai500.workloads import data_module
 if TYPE_CHECKING:
     from hpcai500.comm.communicator import Communicator
     from hpcai500.comm.lifeline import Lifeline
+    from hpcai500.comm.nodes import NodePlace
     from hpcai500.pauses import StopRequests
     from hpcai500.pipelines.pipeline import Pipeline
     from hpcai500.resume import SegmentPlan
@@ -57,6 +58,7 @@ class Rank:
     config_sha256: str
     plan: SegmentPlan
     comm: Communicator
+    node: NodePlace
     cores: str
     num_cores: int
     stage: Stage | None
@@ -104,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     if not config.settings.get("torch_compile"):
         defer_dynamo()
     from hpcai500.comm.lifeline import Lifeline
+    from hpcai500.comm.nodes import find_node
     from hpcai500.lease import RunLease
     from hpcai500.resume import finish_trained_run, plan_replay, plan_segment
 
@@ -125,18 +128,23 @@ def run(args: argparse.Namespace) -> int:
         if plan is None:
             return 0
         timer.lap("rendezvous")
-        rank = Rank(args.run_folder, config, config_sha256, plan, comm, cores, num_cores, stage, args.ipmi_accuracy)
+        node = find_node(comm, socket.gethostname())
+        rank = Rank(
+            args.run_folder, config, config_sha256, plan, comm, node, cores, num_cores, stage, args.ipmi_accuracy
+        )
         try:
             with recorded(rank, lifeline, ending) as ledger:
                 train_rank(rank, ledger, requests, timer)
         except StoppedError as stopped:
             if comm.rank == 0:
                 print(f"hpcai500 train: {stopped}", file=sys.stderr, flush=True)
+            put_steps_into_columns(rank)
             comm.barrier()  # a launcher ends all ranks once one has left
             return stopped.exit_code
         comm.barrier()  # every rank's ledger is closed before rank 0 reads them all
         if comm.rank == 0 and plan.num_steps is None:
             write_json(args.run_folder / "result.json", result_from_ledgers(args.run_folder, load_edition()))
+        put_steps_into_columns(rank)
         comm.barrier()
     return 0
 
@@ -202,7 +210,7 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
             pipeline=pipeline,
             comm=comm,
             ledger=ledger,
-            recorder=StepRecorder(run_folder / f"steps{suffix}.h5"),
+            recorder=StepRecorder(run_folder, comm, node=rank.node, segment=plan.number),
             checkpoints=checkpoints,
             stop_requests=requests,
         )
@@ -227,6 +235,17 @@ def train_rank(rank: Rank, ledger: LedgerWriter, requests: StopRequests, timer: 
             engine.replay(plan.num_steps)
         if comm.rank == 0 and engine.evaluation is not None:
             engine.evaluation.write_details(run_folder, pipeline)
+
+
+def put_steps_into_columns(rank: Rank) -> None:
+    """Turn the step times of a node into its HDF5 file, on its first rank; a run that is over does not fail by it."""
+    from hpcai500.step_files import raw_path, turn_into_columns
+
+    if rank.comm.rank == rank.node.first_rank:
+        try:
+            turn_into_columns(raw_path(rank.run_folder, rank.plan.number, rank.node.number))
+        except RecordError as error:
+            print(f"hpcai500 train: {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -303,12 +322,9 @@ def describe_system(rank: Rank, suffix: str) -> None:
 @contextmanager
 def recorded(rank: Rank, lifeline: Lifeline, ending: Ending) -> Iterator[LedgerWriter]:
     """Open this rank's ledger and close it with what became of the run; on any failure all ranks are ended."""
-    from hpcai500.comm.nodes import find_node
-
     config, plan, comm = rank.config, rank.plan, rank.comm
-    node = find_node(comm, socket.gethostname())
-    path = ledger_path(rank.run_folder, plan.number, node.number)
-    if node.first_rank == comm.rank:
+    path = ledger_path(rank.run_folder, plan.number, rank.node.number)
+    if rank.node.first_rank == comm.rank:
         create_ledger(path)
     comm.barrier()
     ledger = LedgerWriter(path, comm.rank, plan.heads.get(comm.rank))

@@ -24,6 +24,7 @@ from hpcai500.over import assemble_if_over, has_job_left, show_verdict
 from hpcai500.progress import PLAIN_PERIOD_S
 from hpcai500.run_states import RunView, SubmissionFollower, SubmissionView, shown_path
 from hpcai500.status import describe_run
+from hpcai500.straggler_record import StragglerNote
 
 PERIOD_S = 2.0  # between two looks; squeue is asked each time
 PATIENCE_S = 600.0  # how long Slurm may not answer
@@ -122,6 +123,7 @@ class _Display:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._shown: dict[int, tuple[str, float]] = {}
+        self._told: dict[int, list[StragglerNote]] = {}
 
     def __enter__(self) -> _Display:
         if self._live:
@@ -135,23 +137,34 @@ class _Display:
     def show(self, view: SubmissionView) -> None:
         lines = {run.number: describe_run(run) for run in view.runs}
         if self._live:
-            text = [line for run in view.runs for line in (lines[run.number], _more_of(run)) if line]
+            text = [line for run in view.runs for line in (lines[run.number], *_more_of(run))]
             note = [f"note: {view.problem}"] if view.problem else []
             self._live.update(Text("\n".join([*text, *note])), refresh=True)
             return
         now_s = time.monotonic()
         for run in view.runs:
+            self._show_stragglers(run)
             line, shown, shown_s = lines[run.number], *self._shown.get(run.number, ("", 0.0))
             news = run.state if run.state == "running" else line
             if news != shown or (run.state == "running" and now_s - shown_s >= PLAIN_PERIOD_S):
                 self._console.print(line, highlight=False, soft_wrap=True)
                 self._shown[run.number] = (news, now_s)
 
+    def _show_stragglers(self, run: RunView) -> None:
+        """Print what has become slow since the last look, once."""
+        slow = run.progress.slow if run.state == "running" else {}
+        for note in slow.values():
+            if note not in self._told.get(run.number, []):
+                self._console.print(f"run {run.number}: {note.describe()}", highlight=False, soft_wrap=True)
+        self._told[run.number] = list(slow.values())
 
-def _more_of(run: RunView) -> str:
-    """A second line of a run that trains: what its report would show so far."""
-    more = run.progress.describe_time() if run.state == "running" else ""
-    return f"  {more}" if more else ""
+
+def _more_of(run: RunView) -> list[str]:
+    """More lines of a run that trains: what its report would show so far, and what is slow now, by what it shows."""
+    if run.state != "running":
+        return []
+    more = [run.progress.describe_time(), *(note.describe() for note in run.progress.slow.values())]
+    return [f"  {line}" for line in more if line]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,14 +12,16 @@ import pytest
 import torch
 from recording import new_ledger
 
-from hpcai500.account import STEP_PHASES, EpochAccount, PhaseTimer
+from hpcai500.account import EpochAccount, PhaseTimer
 from hpcai500.collector import StepRecorder
+from hpcai500.comm.communicator import open_communicator
 from hpcai500.errors import DivergedError
 from hpcai500.ledger import LedgerWriter
 from hpcai500.ledger_reader import read_ledger
 from hpcai500.pipelines.image_pipeline import ImageBatch
 from hpcai500.record import Position
 from hpcai500.sample_order import sample_digest
+from hpcai500.step_files import STEP_PHASES
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def enter_steps(account: EpochAccount, losses: list[float], *, first_id: int = 0
 
 
 def open_account(ledger: LedgerWriter, tmp_path: Path, *, report_steps: int = 2, on_cuda: bool = False) -> EpochAccount:
-    recorder = StepRecorder(tmp_path / "steps.h5")
+    recorder = StepRecorder(tmp_path, open_communicator("serial"))
     return EpochAccount(ledger, recorder, rank=0, position=Position(3, 0), report_steps=report_steps, on_cuda=on_cuda)
 
 
@@ -54,6 +56,15 @@ def test_all_time_belongs_to_a_phase() -> None:
     assert all(amount >= 2_000_000 for amount in phases.values())
     assert 16_000_000 <= sum(phases.values()) <= passed_ns
     assert sum(timer.take().values()) == 0
+
+
+def test_what_is_skipped_between_two_steps_is_in_no_later_step() -> None:
+    timer = PhaseTimer()
+    timer.take()
+    timer.lap("communication")  # a window was brought to rank 0
+    timer.skip()  # and a checkpoint was written, so that it does not fit into the time since
+    timer.lap("data_wait")
+    assert timer.take()["communication"] == 0
 
 
 def test_windows_and_epoch_add_up(ledger: LedgerWriter, tmp_path: Path) -> None:
@@ -73,6 +84,47 @@ def test_windows_and_epoch_add_up(ledger: LedgerWriter, tmp_path: Path) -> None:
     assert (end.epoch, end.steps, end.samples, end.skipped, end.epoch_digest) == (3, 5, 20, 1, "7")
     assert end.sample_digest == str(sample_digest(np.arange(20)))
     assert (end.learning_rate_first, end.learning_rate_last) == pytest.approx((0.1, 0.5))
+
+
+class Event:
+    """Stands for a CUDA event: the backward pass of a step ends at 0 ms, its gradients come 4 ms later."""
+
+    def __init__(self, *, enable_timing: bool) -> None:
+        assert enable_timing
+        self.num_records = self.num_waits = 0
+
+    def record(self) -> None:
+        self.num_records += 1
+
+    def synchronize(self) -> None:
+        self.num_waits += 1
+
+    def elapsed_time(self, end: Event) -> float:
+        assert self.num_records == end.num_records == end.num_waits
+        return 4.0
+
+
+def test_on_a_gpu_waiting_for_gradients_is_communication_though_the_host_waited_elsewhere(
+    ledger: LedgerWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    account = open_account(ledger, tmp_path, report_steps=2, on_cuda=True)
+    timer = PhaseTimer()
+    for step in range(5):
+        account.begin_exchange()
+        account.end_exchange()
+        timer.lap("communication")
+        if step % 2:
+            time.sleep(0.02)
+        batch = ImageBatch(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), np.arange(4))
+        account.enter_step(batch, torch.tensor(1.0), 0.1, timer)
+    account.close_part(skipped=0)
+    first, second, last, _ = (entry.value for entry in read_ledger(ledger.path))
+    for window in (first, second):
+        assert window.communication_ns == 8_000_000  # of the two steps
+        assert window.forward_backward_ns >= 12_000_000
+        assert window.duration_ns == sum(getattr(window, f"{phase}_ns") for phase in STEP_PHASES)
+    assert (last.num_steps, last.forward_backward_ns) == (1, 0)  # more than there is cannot have been waited
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import pytest
 import torch
 from recording import new_ledger
 from torch import nn
 
-from hpcai500.account import STEP_PHASES
 from hpcai500.checkpoint import Checkpoints
-from hpcai500.collector import StepRecorder, read_rank_times
+from hpcai500.collector import StepRecorder
 from hpcai500.comm.communicator import open_communicator
 from hpcai500.edition import load_edition
 from hpcai500.engine import Engine, Schedule
-from hpcai500.errors import DivergedError, RecordError
+from hpcai500.errors import DivergedError
 from hpcai500.ledger_reader import Entry, read_ledger
 from hpcai500.pipelines.image_pipeline import ImagePipelineConfig, open_image_pipeline
+from hpcai500.step_files import STEP_PHASES, read_rank_times, turn_into_columns
 from hpcai500.workloads.resnet50 import ResNet50Workload
 
 SMOKE = load_edition().workload("resnet50").size("smoke")
@@ -74,7 +72,7 @@ def train(data: Path, folder: Path, *, epochs: int = 2, seed: int = 5, **overrid
             pipeline=pipeline,
             comm=comm,
             ledger=ledger,
-            recorder=StepRecorder(folder / "steps.h5"),
+            recorder=StepRecorder(folder, comm),
             checkpoints=Checkpoints(folder / "checkpoints", every_s=0),
         )
         try:
@@ -115,69 +113,17 @@ def test_the_times_of_a_window_fill_the_time_between_ledger_lines(smoke_data: Pa
 
 def test_the_step_times_of_the_run_are_kept(smoke_data: Path, tmp_path: Path) -> None:
     entries = train(smoke_data, tmp_path)
-    with h5py.File(tmp_path / "steps.h5") as file:
+    (rank,) = read_rank_times(tmp_path / "steps")  # as they are after a crash
+    turn_into_columns(tmp_path / "steps" / "node-00000.raw")
+    with h5py.File(tmp_path / "steps" / "node-00000.h5") as file:
         assert set(file) == {"epoch-0000", "epoch-0001"}
-        total_ns = sum(int(group[name][:].sum()) for group in file.values() for name in group)
+        total_ns = sum(int(group[f"{phase}_ns"][:].sum()) for group in file.values() for phase in STEP_PHASES)
         assert file["epoch-0000/data_wait_ns"].shape == (1, 5)
     assert total_ns == sum(window.duration_ns for window in values(entries, "window"))
-    (rank,) = read_rank_times(tmp_path / "steps.h5")
+    assert read_rank_times(tmp_path / "steps") == [rank]
     assert rank.rank == 0
     assert 0 < rank.median_own_s <= rank.median_step_s
     assert not rank.is_straggler
-
-
-def test_a_slow_rank_is_a_straggler_though_all_steps_take_the_same_time(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "steps.h5", "w") as file:
-        group = file.create_group("epoch-0000")
-        own = np.array([[100, 101], [100, 99], [150, 149], [101, 100]])
-        group["forward_backward_ns"] = own
-        group["communication_ns"] = 160 - own  # the others wait for rank 2
-    table = read_rank_times(tmp_path / "steps.h5")
-    assert [row.is_straggler for row in table] == [False, False, True, False]
-    assert {row.median_step_s for row in table} == {160e-9}
-
-
-def bomb(group: h5py.Group) -> None:
-    """Eight gigabytes in a few kilobytes."""
-    group.create_dataset("own_ns", shape=(1, 2**30), dtype=np.int64, chunks=(1, 2**20), compression="gzip")
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        bomb,
-        lambda group: group.create_dataset("own_ns", shape=(1, 2**30), dtype=np.int64),  # never written
-        lambda group: group.create_dataset("own_ns", (1, 2), np.int64, external=[("/dev/zero", 0, 16)]),
-        lambda group: group.__setitem__("own_ns", h5py.ExternalLink("other.h5", "epoch-0000/communication_ns")),
-        lambda group: group.__setitem__("own_ns", h5py.SoftLink("/epoch-0000/communication_ns")),
-        lambda group: group.__setitem__("own_ns", np.zeros((1, 3), dtype=np.int64)),  # other steps than the others
-        lambda group: group.__setitem__("own_ns", np.zeros((1, 2))),
-        lambda group: group.__setitem__("own_ns", np.int64(1)),
-        lambda group: group.create_group("own_ns"),
-        lambda group: group.move("communication_ns", "own_ns"),
-        lambda group: group.file.create_group("epoch-0001"),
-        lambda group: group.file.__setitem__("epoch-0001", np.zeros(3)),
-    ],
-)
-def test_step_times_of_a_stranger_are_read_only_if_they_are_plain_tables(
-    tmp_path: Path, spoil: Callable[[h5py.Group], object]
-) -> None:
-    with h5py.File(tmp_path / "steps.h5", "w") as file:
-        group = file.create_group("epoch-0000")
-        group["communication_ns"] = np.zeros((1, 2), dtype=np.int64)
-        spoil(group)
-    with pytest.raises(RecordError, match=r"step times cannot be read from .*steps.h5'"):
-        read_rank_times(tmp_path / "steps.h5")
-
-
-def test_one_table_under_many_names_is_read_no_more_often_than_the_file_is_long(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "steps.h5", "w") as file:
-        group = file.create_group("epoch-0000")
-        group["communication_ns"] = np.zeros((1, 2**16), dtype=np.int64)
-        for number in range(8):
-            group[f"phase_{number}_ns"] = group["communication_ns"]
-    with pytest.raises(RecordError, match="is compressed, lies elsewhere or is larger than the file"):
-        read_rank_times(tmp_path / "steps.h5")
 
 
 def test_the_same_seed_gives_the_same_losses_to_the_bit(smoke_data: Path, tmp_path: Path) -> None:

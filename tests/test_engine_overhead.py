@@ -73,7 +73,7 @@ def watched(tmp_path: Path) -> Iterator[tuple[Engine, Watched]]:
                 pipeline=pipeline,  # type: ignore[arg-type]
                 comm=comm,
                 ledger=ledger,
-                recorder=StepRecorder(tmp_path / "steps.h5"),
+                recorder=StepRecorder(tmp_path, comm),
                 checkpoints=Checkpoints(tmp_path / "checkpoints", every_s=0),
             ),
             pipeline,

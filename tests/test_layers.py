@@ -46,6 +46,7 @@ JUDGE_HALF = (
     "hpcai500.scaling.command",
     "hpcai500.schemas",
     "hpcai500.sign",
+    "hpcai500.straggler_record",
     "hpcai500.signature",
     "hpcai500.submission",
     "hpcai500.verdict",
@@ -67,6 +68,7 @@ HEAVY = (
     "fastapi",
 )
 RUN_HALF = ("comm", "pipelines", "models", "workloads", "engine", "train", "system", "collector", "flop", "launch")
+RUN_HALF += ("step_files", "stragglers")
 RUN_HALF += ("replay",)
 
 

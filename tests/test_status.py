@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from recording import EDITION, record_submission
 from rich.console import Console
@@ -23,6 +24,7 @@ from hpcai500.launch.queue import Job, Queue
 from hpcai500.over import assemble_if_over, is_over
 from hpcai500.record import Position
 from hpcai500.status import main as status
+from hpcai500.straggler_record import StragglerNote
 from hpcai500.watch import main as watch_main
 
 
@@ -211,6 +213,45 @@ def test_on_a_terminal_a_run_has_a_line_of_what_its_report_would_show(folder: Pa
     assert "run 2: running (job 7_1)" in written
     assert "  quality 0." in written
     assert "; time: forward backward " in written
+
+
+def slow_node(*, is_slow: bool) -> bytes:
+    note = StragglerNote(
+        time_ns=1,
+        segment=0,
+        epoch=1,
+        step=20,
+        what="node",
+        host="nid0007",
+        rank=28,
+        num_ranks=4,
+        is_slow=is_slow,
+        evidence="data",
+        step_s=(0.15, 0.16, 0.17),
+        usual_s=0.1,
+        lost_s=0.05,
+        num_slow=4,
+    )
+    return msgspec.json.encode(note) + b"\n"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_slow_node_is_shown_until_it_recovers(folder: Path, is_terminal: bool) -> None:
+    follower = run_states.SubmissionFollower(folder, FakeQueue({"7_1": Job("7_1", "RUNNING")}))
+    on = Console(file=io.StringIO(), width=400, force_terminal=is_terminal)
+    words = "node nid0007 is slow: each of its 4 ranks takes 160.0 ms a step without communication, 1.60 times"
+    with (folder / "run-2" / "stragglers.jsonl").open("ab") as file, watch._Display(on) as display:
+        file.write(slow_node(is_slow=True) + b'{"cut')
+        file.flush()
+        for _ in range(3):
+            display.show(follower.look())
+        assert "slow: node nid0007" in follower.look().runs[1].detail
+        assert words in shown(on)
+        assert is_terminal or shown(on).count(words) == 1
+        file.truncate(file.tell() - 5)
+        file.write(slow_node(is_slow=False))
+        file.flush()
+        assert "slow" not in follower.look().runs[1].detail
 
 
 def test_ctrl_c_leaves_the_runs_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

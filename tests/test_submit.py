@@ -70,7 +70,8 @@ def test_two_ranks_train_and_their_submission_is_valid_but_not_rankable(submissi
 def test_all_ranks_record_the_run(submission: Path) -> None:
     run = submission.parent / "run-1"
     assert sorted(path.name for path in (run / "ledger").iterdir()) == ["node-00000.jsonl"]
-    with h5py.File(run / "steps.h5") as file:
+    assert [path.name for path in (run / "steps").iterdir()] == ["node-00000.h5"]
+    with h5py.File(run / "steps" / "node-00000.h5") as file:
         assert file["epoch-0001/communication_ns"].shape == (2, 4)
     system = json.loads((run / "system.json").read_text())
     assert [node["host"] for node in system["nodes"]] == [os.uname().nodename]

@@ -1,6 +1,6 @@
 """Form: edition, files, digests, and that the files of a submission speak of the same thing.
 
-Not covered: whether a file that the rules do not ask for (steps.h5, report.html) says anything true.
+Not covered: whether a file that the rules do not ask for (steps/, report.html) says anything true.
 """
 
 from __future__ import annotations

@@ -107,6 +107,13 @@ class Communicator(ABC):
         """The objects of all ranks, in rank order, on ``root``; None on the others."""
 
     @abstractmethod
+    def gather_array(self, values: np.ndarray) -> np.ndarray | None:
+        """Host arrays of all ranks, of one shape and type (integers or floats), stacked on rank 0: ``(size, *shape)``.
+
+        None on the others. Nothing is pickled, and what arrives are the arrays' bytes alone.
+        """
+
+    @abstractmethod
     def broadcast(self, obj: T, root: int = 0) -> T:
         """The object of ``root`` on all ranks; what the others pass is ignored."""
 

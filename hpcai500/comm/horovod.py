@@ -152,6 +152,12 @@ class HorovodCommunicator(Communicator):
         objects = self.allgather(obj)  # Horovod knows no other
         return objects if self.rank == root else None
 
+    @collective("gather")
+    def gather_array(self, values: np.ndarray) -> np.ndarray | None:
+        own = torch.from_numpy(np.array(values, order="C"))
+        gathered = self._hvd.allgather(own[None], name="hpcai500.gather_array")  # Horovod knows no other
+        return gathered.numpy() if self.rank == 0 else None
+
     @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
         return self._hvd.broadcast_object(obj, root_rank=root, name="hpcai500.broadcast")  # type: ignore[no-any-return]

@@ -147,6 +147,14 @@ class MpiCommunicator(Communicator):
         wait_for_all(self._comm)
         return self._comm.gather(obj, root=root)  # type: ignore[no-any-return]
 
+    @collective("gather")
+    def gather_array(self, values: np.ndarray) -> np.ndarray | None:
+        wait_for_all(self._comm)
+        values = np.asarray(values, order="C")
+        gathered = np.empty((self.size, *values.shape), values.dtype) if self.rank == 0 else None
+        self._comm.Gather(values, gathered)
+        return gathered
+
     @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
         wait_for_all(self._comm)

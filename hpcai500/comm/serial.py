@@ -49,6 +49,9 @@ class SerialCommunicator(Communicator):
     def gather(self, obj: T, root: int = 0) -> list[T] | None:
         return [obj]
 
+    def gather_array(self, values: np.ndarray) -> np.ndarray | None:
+        return values[None].copy()
+
     def broadcast(self, obj: T, root: int = 0) -> T:
         return obj
 

@@ -134,6 +134,13 @@ class TorchDistCommunicator(Communicator):
         dist.gather_object(obj, objects, dst=root)
         return objects
 
+    @collective("gather")
+    def gather_array(self, values: np.ndarray) -> np.ndarray | None:
+        own = torch.from_numpy(np.array(values, order="C"))
+        gathered = torch.empty((self.size, *own.shape), dtype=own.dtype) if self.rank == 0 else None
+        dist.gather(own, None if gathered is None else list(gathered.unbind()))
+        return None if gathered is None else gathered.numpy()
+
     @collective("broadcast")
     def broadcast(self, obj: T, root: int = 0) -> T:
         objects: list[Any] = [obj]

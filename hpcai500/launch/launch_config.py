@@ -40,6 +40,9 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         container_image: image the ranks run in; None for none.
         container_command: the program that runs it.
         network_interface: the one ranks talk through; None lets the libraries choose.
+        software_archive: file that ``hpcai500 software`` made, brought to all nodes; None starts ranks from where the
+            interpreter lies.
+        software_dir: folder on the nodes' own storage to which it is unpacked, until the job ends.
         stage_dir: folder on the nodes' own disks to which the data file is copied; None reads it where it lies.
         on_full_disk: what to do when it does not fit there.
         selfcheck: whether a sick machine is refused, only warned of, or not looked at.
@@ -74,6 +77,8 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     container_image: Text | None = None
     container_command: Text = "apptainer"
     network_interface: Text | None = None
+    software_archive: Text | None = None
+    software_dir: Text = "/tmp"  # noqa: S108  (the folder made in it is the user's alone)
     stage_dir: Text | None = None
     on_full_disk: OnFullDisk = "fallback"
     selfcheck: SelfCheck = "require"

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hpcai500.errors import UsageError
 from hpcai500.launch.launch_config import Cluster, LaunchConfig
@@ -96,6 +97,7 @@ def make_launch(args: argparse.Namespace, site: Site) -> tuple[LaunchConfig, str
     )
     if cluster == "slurm":
         _check_signal(launch)
+    _check_software(launch, typed=args.software_archive is not None)
     if cluster != "slurm" and launch.runs_at_once > 1:
         raise UsageError(
             f"--runs-at-once {launch.runs_at_once} needs a queue (--cluster slurm); with --cluster {cluster} "
@@ -123,6 +125,8 @@ _SAME_KEYS = (
     "container_image",
     "container_command",
     "network_interface",
+    "software_archive",
+    "software_dir",
     "stage_dir",
     "on_full_disk",
     "selfcheck",
@@ -273,6 +277,26 @@ def _check_signal(launch: LaunchConfig) -> None:
             f"--time {format_walltime(launch.time_limit_s)} is too short for a job that is told to stop "
             f"{launch.signal_before_end_s} s before its end; give it more, or lower signal_before_end_s in site.toml"
         )
+
+
+def _check_software(launch: LaunchConfig, *, typed: bool) -> None:
+    """A job goes on without an archive that does not fit; one that is not there at all is a slip of whoever submits."""
+    archive = launch.software_archive
+    if archive is None:
+        return
+    if launch.cluster == "local":
+        if typed:
+            raise UsageError(
+                f"--software {archive!r} is for jobs of Slurm, and ranks of this machine need none; omit it"
+            )
+        return
+    if launch.container_image is not None:
+        raise UsageError(
+            f"software_archive {archive!r} and container_image {launch.container_image!r} exclude each other, since "
+            "an image brings its own software; keep one of them"
+        )
+    if not Path(archive).is_file():
+        raise UsageError(f"software archive {archive!r} is no file; make it with `hpcai500 software {archive}`")
 
 
 def _number(text: str | None) -> int | None:

@@ -49,6 +49,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     container_image: Text | None = None
     container_command: Text | None = None
     network_interface: Text | None = None
+    software_archive: Text | None = None
+    software_dir: Text | None = None
     stage_dir: Text | None = None
     on_full_disk: OnFullDisk | None = None
     selfcheck: SelfCheck | None = None
@@ -81,6 +83,8 @@ TAKES = {
     "container_image": "the path or address of an image",
     "container_command": "the program that runs images, mostly apptainer",
     "network_interface": "the name of a network interface, for example ib0",
+    "software_archive": "the path of an archive that `hpcai500 software` made",
+    "software_dir": "a folder on each node's own storage",
     "stage_dir": "a folder on each node's own disk",
     "on_full_disk": '"fallback" or "stop"',
     "selfcheck": '"require", "warn" or "off"',
@@ -90,7 +94,7 @@ TAKES = {
     "data": 'a table of WORKLOAD = "PATH" or WORKLOAD-SIZE = "PATH"',
 }
 NAMING = ("--site", SITE_VARIABLE)
-PATH_KEYS = ("container_image", "output")  # relative ones count from the file's folder
+PATH_KEYS = ("container_image", "software_archive", "output")  # relative ones count from the file's folder
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from hpcai500.command import LOST_RANK_EXIT_CODE
 from hpcai500.errors import BackendUnavailableError
 from hpcai500.launch.launch_config import LaunchConfig
 from hpcai500.launch.local import GRACE_S, LEASH, find_mpiexec, mpiexec_flavour
+from hpcai500.launch.software import StagedSoftware
 from hpcai500.launch.step_output import BadEnd, LauncherOutput
 
 # After one rank failed the others end within seconds; a launcher that still waits then waits for a node that is gone.
@@ -69,7 +70,13 @@ def _mpirun(num_ranks: int, per_node: int) -> list[str]:
     return [mpirun, "-n", str(num_ranks), *placing]
 
 
-def rank_command(launch: LaunchConfig, module: str, *words: str, folders: Sequence[Path] = ()) -> list[str]:
+def rank_command(
+    launch: LaunchConfig,
+    module: str,
+    *words: str,
+    folders: Sequence[Path] = (),
+    software: StagedSoftware | None = None,
+) -> list[str]:
     """The command of one rank: a module of this package, in the container if there is one.
 
     Args:
@@ -77,7 +84,11 @@ def rank_command(launch: LaunchConfig, module: str, *words: str, folders: Sequen
         module: dotted name.
         words: its arguments.
         folders: what a container has to see, under the same paths.
+        software: whose interpreter and package it is, if they were brought to the nodes.
     """
+    if software is not None:
+        python, leash = str(software.python), [*LEASH[1:-1], str(software.leash)]
+        return [python, *leash, "SIGKILL", python, "-m", module, *words]
     if launch.container_image is None:
         # Slurm ends what it started; with the leash ranks also end when only their starter was killed.
         return [launch.python, *LEASH[1:], "SIGKILL", launch.python, "-m", module, *words]

@@ -119,6 +119,19 @@ def check_gather_reaches_only_the_root(comm: Communicator) -> None:
         assert got == ([(rank, "word") for rank in range(comm.size)] if comm.rank == root else None)
 
 
+def check_gather_array_stacks_arrays_on_rank_0(comm: Communicator) -> None:
+    for own in (np.full((2, 3), comm.rank, dtype=np.int64), np.full(5, comm.rank, dtype=np.uint8), np.array(1.5)):
+        transposed = own.T  # not contiguous
+        got = comm.gather_array(transposed)
+        if comm.rank != 0:
+            assert got is None
+            continue
+        assert got.dtype == own.dtype
+        assert got.shape == (comm.size, *transposed.shape)
+        expected = [np.full_like(transposed, 1.5 if own.ndim == 0 else rank) for rank in range(comm.size)]
+        assert np.array_equal(got, np.stack(expected))
+
+
 def check_broadcast_takes_the_object_of_the_root(comm: Communicator) -> None:
     for root in (0, comm.size - 1):
         assert comm.broadcast(["from", comm.rank, None], root=root) == ["from", root, None]
