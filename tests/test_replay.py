@@ -44,7 +44,7 @@ NUM_PARAMETERS = load_edition().workload("resnet50").size("smoke").num_parameter
 def trained(smoke_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A submission of one run on two ranks with checkpoints beside it; a window holds two steps."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = {"checkpoint_every_s": "3", "report_steps": "2"}
+    settings = {"checkpoint_every_s": "0.5", "report_steps": "2"}
     run_folder = run_folders.make_run(folder, smoke_data, comm="torchdist", num_ranks=2, settings=settings)
     assert run_ranks("torchdist", 2, [sys.executable, "-m", "hpcai500.train", str(run_folder)]) == 0
     assemble_submission([run_folder], folder / "submission.json")
