@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# What torch says on a processor: its allocator's words, oneDNN's, and C++'s.
-CPU_WORDS = ("can't allocate memory", "not enough memory", "could not create a memory", "bad_alloc", "bad allocation")
+# What torch says on a processor: its allocator's words, oneDNN's, and C++'s. A primitive descriptor that cannot be made is
+# of something oneDNN does not know; a primitive that cannot be has found no memory for its code.
+CPU_WORDS = re.compile(
+    "can't allocate memory|not enough memory|could not create a memory|could not create a primitive(?! descriptor)"
+    "|bad_alloc|bad allocation"
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a CUDA device or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_WORDS)
+    return isinstance(error, RuntimeError) and CPU_WORDS.search(str(error)) is not None
 
 
 def largest_batch(loss_of: Callable[[Any], Tensor], parameters: Sequence[Tensor], batch: Any) -> int:

@@ -212,8 +212,7 @@ class RunRecord:
             dataclasses.replace(segment, ledgers=[ledger for ledger in segment.ledgers if ledger.rank == 0])
             for segment in self.segments
         ]
-        kept = [segment for segment in segments if segment.ledgers]
-        return RunRecord(self.folder, self.config, kept, of_all_ranks=self.status)
+        return RunRecord(self.folder, self.config, segments, of_all_ranks=self.status)
 
     @cached_property
     def ledgers(self) -> list[RankLedger]:

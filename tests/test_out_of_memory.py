@@ -61,7 +61,7 @@ from hpcai500.errors import RunError
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Conv2d(4, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 3, padding=1))
 workload = SimpleNamespace(
-    settings={"precision": "fp32"}, device="cpu", build_model=lambda: model,
+    settings={"precision": "fp32", "gradient_compression": "none"}, device="cpu", build_model=lambda: model,
     build_optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
     loss=lambda model, batch: model(batch.images).square().mean(),
 )
@@ -88,3 +88,8 @@ def test_a_real_step_that_does_not_fit_says_which_batch_does() -> None:
     assert "rank 0 runs out of memory with batch_size_per_rank = 128" in done.stdout, done.stderr
     fits = int(done.stdout.partition("use --set batch_size_per_rank=")[2])
     assert 4 < fits < 64
+
+
+def test_what_onednn_cannot_do_is_told_from_what_does_not_fit() -> None:
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))

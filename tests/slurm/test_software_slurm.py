@@ -27,6 +27,7 @@ def test_ranks_of_all_nodes_start_from_an_archive_that_was_read_once(cluster: Ru
     python, archive = make_environment(tmp_path / "e"), tmp_path / "software.tar"
     done = cluster.run([str(python), "-m", "hpcai500.software", str(archive)], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    before = list_nodes(cluster)
 
     found = bring(cluster, python, archive, Path("/dev/shm"), tmp_path / "good.json")
     assert "error" not in found, found
@@ -43,9 +44,15 @@ def test_ranks_of_all_nodes_start_from_an_archive_that_was_read_once(cluster: Ru
     assert "File exists" in of_all["error"], of_all
     assert list(shared.iterdir()) == []
 
-    for node in ("node1", "node2", "node3"):
-        for folder in ("/dev/shm", str(cluster.local)):
-            assert cluster.run(["ls", folder], node=node).stdout == ""
+    assert list_nodes(cluster) == before
+
+
+def list_nodes(cluster: RunningCluster) -> list[str]:
+    """What lies in the folders of the nodes' own."""
+    return [
+        cluster.run(["ls", "-A", "/dev/shm", str(cluster.local)], node=node).stdout
+        for node in ("node1", "node2", "node3")
+    ]
 
 
 def read_record(archive: Path) -> str:
