@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# What torch says on a processor: its allocator's words, oneDNN's, and C++'s. A primitive descriptor that cannot be made is
-# of something oneDNN does not know; a primitive that cannot be has found no memory for its code.
+# What torch says on a processor: its allocator's words, oneDNN's, and C++'s. A primitive descriptor that cannot be made
+# is of something oneDNN does not know; a primitive that cannot be has found no memory for its code.
 CPU_WORDS = re.compile(
     "can't allocate memory|not enough memory|could not create a memory|could not create a primitive(?! descriptor)"
     "|bad_alloc|bad allocation"
