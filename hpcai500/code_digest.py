@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE_FOLDER = Path(__file__).parent
@@ -36,8 +37,17 @@ def code_sha256(folder: Path = PACKAGE_FOLDER) -> str:
     Raises:
         OSError: the package is not whole, or not in a folder.
     """
+    return files_sha256(folder, code_files(folder))
+
+
+def files_sha256(folder: Path, names: Iterable[str]) -> str:
+    """sha256 over names, lengths and bytes of files beneath a folder, in the order of the names.
+
+    Raises:
+        OSError: one cannot be read.
+    """
     digest = hashlib.sha256()
-    for name in code_files(folder):
+    for name in names:
         content = (folder / name).read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)

@@ -22,6 +22,17 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it: a short write means that the disk is full, or that a signal came, and the next call says which.
+
+    Raises:
+        OSError: the disk is full or broken; a part may be written.
+    """
+    num_written = os.write(descriptor, content)
+    while num_written < len(content):
+        num_written += os.write(descriptor, content[num_written:])
+
+
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that its name never stands for half of it; what was there stays until then.
 

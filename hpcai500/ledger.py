@@ -31,6 +31,7 @@ from typing import Self
 
 import msgspec
 
+from hpcai500.durable import write_all
 from hpcai500.errors import RecordError
 from hpcai500.events import EVENTS, Count, Event, UnixTime
 
@@ -149,9 +150,7 @@ class LedgerWriter:
     def _append(self, line: bytes, *, sync: bool) -> None:
         """Write one line; what a full disk took of it stays behind, since other ranks may have written after it."""
         try:
-            num_written = os.write(self._file, line)
-            while num_written < len(line):  # the disk is full, or a signal came; the next call says which
-                num_written += os.write(self._file, line[num_written:])
+            write_all(self._file, line)
             if sync:
                 os.fsync(self._file)
         except OSError as error:

@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hpcai500.code_digest import PACKAGE_FOLDER
 from hpcai500.command import run_command
 from hpcai500.errors import UsageError
 from hpcai500.formats import write_json
 from hpcai500.launch.software import (
     NEEDED,
-    PACKAGE_FOLDER,
     SoftwareArchive,
     installed_packages,
     package_sha256,

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcai500.durable import sync_path
+from hpcai500.durable import sync_path, write_all
 from hpcai500.errors import RecordError
 from hpcai500.metrics import STRAGGLER_RATIO
 from hpcai500.plain_files import open_plain
@@ -71,9 +71,7 @@ def append_epoch(path: Path, rank: int, epoch: int, times_ns: NDArray[np.int64])
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         try:
-            num_written = os.write(file, record)
-            while num_written < len(record):  # the disk is full, or a signal came; the next call says which
-                num_written += os.write(file, record[num_written:])
+            write_all(file, record)
         finally:
             os.close(file)
     except OSError as error:

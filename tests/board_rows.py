@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,16 @@ def write_files(folder: Path, sha256: str) -> None:
     (place / "verdict.json").write_text('{"valid": true}\n', encoding="utf-8")
     report = "<!DOCTYPE html>\n<html lang='en'><title>Report</title><h1>Report</h1></html>\n"
     (place / "report.html").write_text(report, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def opened_board(folder: Path) -> Iterator[tuple[Database, Storage]]:
+    """The plausible board, closed at the end."""
+    database, storage = make_board(folder)
+    try:
+        yield database, storage
+    finally:
+        database.close()
 
 
 def make_board(folder: Path, *submissions: Submission, url: str = "") -> tuple[Database, Storage]:

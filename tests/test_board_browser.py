@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from board_rows import make_board, make_submission
+from board_rows import make_submission, opened_board
 from board_server import make_app, serving
 
 from hpcai500.leaderboard.database import Database
@@ -26,9 +26,8 @@ Opener = Callable[..., "Page"]
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, Storage]]:
-    database, storage = make_board(tmp_path_factory.mktemp("board"))
-    yield database, storage
-    database.close()
+    with opened_board(tmp_path_factory.mktemp("board")) as board:
+        yield board
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from board_rows import EDITION, OLD_EDITION, make_board, make_submission
+from board_rows import EDITION, OLD_EDITION, make_board, make_submission, opened_board
 from board_server import client_of
 from sqlalchemy.orm import Session
 
@@ -28,9 +28,8 @@ BEST_OF_OLD = make_submission(4007).sha256  # better than all of the newer editi
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, Storage]]:
-    database, storage = make_board(tmp_path_factory.mktemp("board"))
-    yield database, storage
-    database.close()
+    with opened_board(tmp_path_factory.mktemp("board")) as board:
+        yield board
 
 
 @pytest.fixture(scope="module")

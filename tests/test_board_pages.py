@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from board_rows import audit, make_board, make_submission
+from board_rows import audit, make_board, make_submission, opened_board
 from board_server import client_of, opening_boards
 
 from hpcai500.leaderboard.display import with_unit
@@ -62,10 +62,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of the plausible board."""
-    database, storage = make_board(tmp_path_factory.mktemp("board"))
-    with client_of(database, storage) as client:
+    with opened_board(tmp_path_factory.mktemp("board")) as board, client_of(*board) as client:
         yield client
-    database.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_rows import EDITION, OLD_EDITION, SYSTEMS, make_board, make_submission
+from board_rows import EDITION, OLD_EDITION, SYSTEMS, make_board, make_submission, opened_board
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -62,10 +62,8 @@ def test_equal_values_without_an_interval_share_a_rank() -> None:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A session of the plausible board."""
-    database, _ = make_board(tmp_path_factory.mktemp("board"))
-    with database.session() as session:
+    with opened_board(tmp_path_factory.mktemp("board")) as (database, _), database.session() as session:
         yield session
-    database.close()
 
 
 def all_rows(session: Session, **filters: Any) -> Board:

@@ -11,7 +11,6 @@ Python and the versions of all packages as they are installed now.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -21,10 +20,10 @@ from pathlib import Path
 
 import msgspec
 
+from hpcai500.code_digest import PACKAGE_FOLDER, files_sha256
 from hpcai500.errors import BackendUnavailableError, HpcAi500Error
 from hpcai500.formats import read_record
 
-PACKAGE_FOLDER = Path(__file__).parents[1]
 TIME_LIMIT_S = 600.0  # of bringing it; a plain start of thousands of ranks takes minutes too
 # Ranks must not look for modules anywhere else: not in the current folder, nor in the home folder, nor on PYTHONPATH.
 ENVIRONMENT = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1", "PYTHONPATH": ""}
@@ -87,12 +86,8 @@ def record_path(archive: Path) -> Path:
 
 def package_sha256(folder: Path = PACKAGE_FOLDER) -> str:
     """sha256 over names, lengths and bytes of all files of the package, but those that Python compiled."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return files_sha256(folder, (path.relative_to(folder).as_posix() for path in paths))
 
 
 def installed_packages() -> dict[str, str]:

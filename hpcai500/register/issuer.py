@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hpcai500.durable import write_all
 from hpcai500.edition import Edition, load_edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.formats import SignedTicket
@@ -89,9 +90,7 @@ class Register:
         os.close(self._file)
 
     def _append(self, line: bytes) -> None:
-        done = 0
-        while done < len(line):
-            done += os.write(self._file, line[done:])
+        write_all(self._file, line)
         os.fsync(self._file)
 
     def _read(self) -> Iterator[tuple[int, SignedTicket]]:

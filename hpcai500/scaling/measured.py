@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hpcai500.checks.limits import count_cores
 from hpcai500.edition import Edition
 from hpcai500.errors import RecordError, UsageError
 from hpcai500.events import Checkpoint, DataOpen, Evaluation, EvaluationShard, StartUp, Window
@@ -196,15 +197,11 @@ def _power_w(result: RunResult) -> float | None:
 
 def _num_cores(run: RunRecord) -> int:
     """Cores of all hosts that a rank of the run is bound to, each counted once."""
-    found = set()
+    lists: dict[str, list[str]] = {}
     for ledger in run.segments[-1].ledgers:
-        if ledger.opened is None:
-            continue
-        for part in ledger.opened.cores.split(","):
-            first, _, last = part.partition("-")
-            if first.isdecimal() and (last or first).isdecimal():
-                found |= {(ledger.opened.host, core) for core in range(int(first), int(last or first) + 1)}
-    return max(1, len(found))
+        if ledger.opened is not None:
+            lists.setdefault(ledger.opened.host, []).append(ledger.opened.cores)
+    return max(1, sum(map(count_cores, lists.values())))
 
 
 def _cores_of_system(folder: Path) -> int:
@@ -230,9 +227,9 @@ class _Windows:
             for window in ledger.values(Window):
                 table.setdefault((ledger.segment, window.epoch, window.first_step), []).append(window)
         whole = {key: row for key, row in sorted(table.items()) if len(row) == run.config.num_ranks}
-        firsts = {
-            segment: key for key in sorted(table, reverse=True) for segment in key[:1]
-        }  # the least is put in last
+        firsts: dict[int, tuple[int, int, int]] = {}
+        for key in sorted(table):
+            firsts.setdefault(key[0], key)
         return cls([row for key, row in whole.items() if firsts[key[0]] != key] or list(whole.values()))
 
     @property

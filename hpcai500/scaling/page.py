@@ -15,7 +15,7 @@ from hpcai500.scaling.calibration import Calibration
 from hpcai500.scaling.drawings import RATES, TIMES_S, WIDE, Line, Mark, draw_over_nodes, draw_shares
 from hpcai500.scaling.job import Job
 from hpcai500.scaling.prediction import PARTS, Planned
-from hpcai500.scaling.text import notes, sentences
+from hpcai500.scaling.text import grouped, notes, sentences
 from hpcai500.version import __version__
 
 HEAD = "Nodes|Ranks|A rank's batch|Global batch|Step|Samples/s|Efficiency|Run|To the quality|Epochs to it|Start-up|"
@@ -103,13 +103,13 @@ def _cells(one: Planned) -> list[str]:
         f"{run.batch_size:,}",
         f"{run.global_batch:,}",
         amounts.seconds_text(run.step.total_s),
-        f"{run.samples_per_s:,.4g}" if run.samples_per_s < 1000 else f"{run.samples_per_s:,.0f}",
+        grouped(run.samples_per_s, 4),
         amounts.share_text(one.efficiency),
         amounts.seconds_text(run.clock_s),
         amounts.seconds_text(run.quality_s),
         epochs,
         amounts.seconds_text(run.start_up_s),
-        f"{run.node_hours:,.3g}" if run.node_hours < 1000 else f"{run.node_hours:,.0f}",
+        grouped(run.node_hours, 3),
         amounts.prefixed(one.energy_j, "J"),
         amounts.prefixed(one.storage_bytes_per_s or None, "B/s"),
     ]

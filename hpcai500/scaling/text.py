@@ -41,13 +41,18 @@ def _cells(one: Planned) -> list[str]:
         f"{run.num_ranks:,}",
         f"{run.global_batch:,}" + ("" if one.is_valid else " !"),
         seconds_text(run.step.total_s),
-        f"{run.samples_per_s:,.4g}" if run.samples_per_s < 1000 else f"{run.samples_per_s:,.0f}",
+        grouped(run.samples_per_s, 4),
         share_text(one.efficiency),
         with_interval(run.clock_s, one.spread.clock_s),
         with_interval(run.quality_s, one.spread.quality_s),
-        f"{run.node_hours:,.3g}" if run.node_hours < 1000 else f"{run.node_hours:,.0f}",
+        grouped(run.node_hours, 3),
         f"{name} {share_text(share)}",
     ]
+
+
+def grouped(value: float, num_digits: int) -> str:
+    """A number with so many digits; from 1,000 on with all before the point."""
+    return f"{value:,.{num_digits}g}" if value < 1000 else f"{value:,.0f}"
 
 
 def with_interval(value: float | None, interval: Interval | None) -> str:
