@@ -387,6 +387,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from hpcai500.comm.communicator import end_process
+    from hpcai500.comm.communicator import run_rank
 
-    end_process(main())
+    run_rank(main)

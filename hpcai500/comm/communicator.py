@@ -25,9 +25,9 @@ import socket
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 from hpcai500.comm.calls import Calls, collective
 from hpcai500.comm.launchers import Place, find_place
@@ -210,7 +210,7 @@ def own_gpu(local_rank: int) -> str:
     return f"cuda:{device_index(local_rank, torch.cuda.device_count())}"
 
 
-def exit_now(exit_code: int) -> None:
+def exit_now(exit_code: int) -> NoReturn:
     """End this process without closing anything, but with what it has printed."""
     assert exit_code != 0, "an abort must not look like success"
     sys.stdout.flush()
@@ -218,7 +218,7 @@ def exit_now(exit_code: int) -> None:
     os._exit(exit_code)
 
 
-def end_process(exit_code: int = 0) -> None:
+def end_process(exit_code: int = 0) -> NoReturn:
     """End this rank when its work is done and its files are closed; does not return.
 
     Python's own exit functions run, the destructors of C++ libraries do not: threads of torch.distributed may still be
@@ -228,6 +228,20 @@ def end_process(exit_code: int = 0) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def run_rank(main: Callable[[], int]) -> NoReturn:
+    """Run what a rank is started for, and end its process with the exit code that ``main`` returns; does not return.
+
+    An exception that nobody caught is printed as Python does, and the exit code is 1; left to Python's own exit,
+    threads of torch.distributed that still run could make it that of an abort.
+    """
+    try:
+        exit_code = main()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        exit_code = 1
+    end_process(exit_code)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpcai500.comm.communicator import end_process
+from hpcai500.comm.communicator import run_rank
 from hpcai500.micro.command import main
 
 if __name__ == "__main__":
-    end_process(main())
+    run_rank(main)

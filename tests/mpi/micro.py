@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hpcai500.comm.communicator import end_process
+from hpcai500.comm.communicator import run_rank
 from hpcai500.micro import command
 
 
@@ -23,4 +23,4 @@ if __name__ == "__main__":
         return measure(*args)  # type: ignore[arg-type]
 
     command.measure = measure_little  # type: ignore[assignment]
-    end_process(command.main(sys.argv[1:]))
+    run_rank(lambda: command.main(sys.argv[1:]))
