@@ -60,6 +60,8 @@ class ManyRanks:
         gathered = self._comm.gather_array(rows)
         return None if gathered is None else gathered.reshape(MANY_RANKS, *values.shape)
 
+    start_gather = Communicator.start_gather
+
     def _hosts(self) -> np.ndarray:
         names = [f"nid{(self.first + at) // RANKS_A_NODE:05d}".encode() for at in range(self.num_own)]
         return np.frombuffer(b"".join(name.ljust(HOST_BYTES, b"\0") for name in names), np.uint8).reshape(
@@ -118,7 +120,6 @@ def step_costs(comm: Communicator, rounds: int, folder: Path) -> dict[str, Any]:
                 recorder.add(PHASE_NS)
         if record:
             recorder.close_window(PHASE_NS, WINDOW_STEPS, Position(0, WINDOW_STEPS))
-            recorder.close_epoch(0)
         comm.barrier()
         return (time.perf_counter() - begin_s) / WINDOW_STEPS
 
@@ -128,6 +129,7 @@ def step_costs(comm: Communicator, rounds: int, folder: Path) -> dict[str, Any]:
         times = {record: steps(record) for record in order}
         if number:
             pairs.append((times[False], times[True]))
+    recorder.close_epoch(0)
 
     def cost(call: Callable[[], None]) -> float:
         comm.barrier()

@@ -37,7 +37,12 @@ PARTS = {
         "figures, order, FLOP",
         ("metrics", "qualities", "flop_forms", "learning_rate", "sample_order", "code_digest"),
     ),
-    "rules": Part("judge", 1, "what is allowed", ("edition", "convergence", "devices", "rulebook", "finding", "rules")),
+    "rules": Part(
+        "judge",
+        1,
+        "what is allowed",
+        ("edition", "setting_needs", "convergence", "devices", "rulebook", "finding", "rules"),
+    ),
     "records": Part(
         "judge",
         1,

@@ -1,7 +1,8 @@
 """Keeps a rank's step times, and brings those of each window to rank 0, which says who is slow while the run goes on.
 
-One collective a window, of 32 bytes a rank. The times of single steps are written by each rank itself, into the file of
-its node (hpcai500/step_files.py); they are never gathered.
+One collective a window, of 32 bytes a rank, whose result is looked at when the next window ends: Horovod, which needs a
+cycle of its thread for each call, has it ready by then. The times of single steps are written by each rank itself, into
+the file of its node (hpcai500/step_files.py); they are never gathered.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import array
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,7 @@ class StepRecorder:
         if comm.rank == node.first_rank:
             create_raw(self._path)  # the others append after their first epoch, in which they have met this rank
         self._watch: StragglerWatch | None = None
+        self._under_way: tuple[Callable[[], np.ndarray | None], int, Position] | None = None
         if comm.size > 1:
             host = np.frombuffer(socket.gethostname().encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0"), dtype=np.uint8)
             hosts = comm.gather_array(host)
@@ -57,7 +59,7 @@ class StepRecorder:
         self._steps_ns.extend(phase_ns.values())
 
     def close_window(self, phase_ns: Mapping[str, int], num_steps: int, position: Position) -> None:
-        """Bring the time of a window of steps to rank 0; one collective. There, say what it shows.
+        """Send the time of a window of steps to rank 0; one collective. There, say what the window before it shows.
 
         Args:
             phase_ns: time by phase, in the order of STEP_PHASES.
@@ -69,7 +71,17 @@ class StepRecorder:
         """
         if self._comm.size == 1:
             return
-        window_ns = self._comm.gather_array(np.fromiter(phase_ns.values(), dtype=np.int64, count=len(STEP_PHASES)))
+        self._look()
+        own_ns = np.fromiter(phase_ns.values(), dtype=np.int64, count=len(STEP_PHASES))
+        self._under_way = self._comm.start_gather(own_ns), num_steps, position
+
+    def _look(self) -> None:
+        """Take in the window that is under way, if one is."""
+        if self._under_way is None:
+            return
+        wait, num_steps, position = self._under_way
+        self._under_way = None
+        window_ns = wait()
         if window_ns is not None:
             assert self._watch is not None
             self._tell(self._watch.take(window_ns, num_steps, position))
@@ -90,11 +102,12 @@ class StepRecorder:
             ) from None
 
     def close_epoch(self, epoch: int) -> None:
-        """Append the epoch's steps to the node's file; nobody waits for anybody.
+        """Append the epoch's steps to the node's file, and say what its last window shows.
 
         Raises:
-            RecordError: the file cannot be written.
+            RecordError: a file cannot be written.
         """
+        self._look()
         if self._steps_ns:
             times_ns = np.array(self._steps_ns, dtype=np.int64).reshape(-1, len(STEP_PHASES))
             self._steps_ns = array.array("q")

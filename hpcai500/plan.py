@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import textwrap
 import uuid
@@ -12,22 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import msgspec
+
 from hpcai500.announced import check_unused, take_ticket
 from hpcai500.edition import SettingValue, Size, Workload, load_edition
-from hpcai500.errors import BackendUnavailableError, UsageError
+from hpcai500.errors import UsageError
 from hpcai500.formats import DataSource, RunConfig, SignedTicket
 from hpcai500.launch.launch_config import LaunchConfig
 from hpcai500.launch.layout import AUTO, check_auto, check_partition, choose_device, make_launch
 from hpcai500.launch.site import FoundSite, find_site
 from hpcai500.launch.walltime import HOUR_S, format_walltime
 from hpcai500.register.ticket import announced_run, describe_ticket, run_seed
+from hpcai500.setting_needs import check_backends, check_device
 
-# What a setting needs beyond the package's own dependencies: the module, and how to get it.
-BACKENDS = {
-    "mpi": ("mpi4py", "pip install 'hpcai500[mpi]'"),
-    "horovod": ("horovod", "`make horovod` in a checkout of hpcai500, since pip cannot build it for a current torch"),
-    "dali": ("nvidia.dali", "pip install 'hpcai500[dali]'"),
-}
 DEFAULT_WORKLOAD, DEFAULT_LEVEL, DEFAULT_SIZE, DEFAULT_SEED = "resnet50", "free", "official", 1
 INDENT, WIDTH = 10, 110
 
@@ -46,7 +42,6 @@ class Plan:
         ticket: that announced the runs of a new submission.
         is_new: the folder is yet to be made.
         queue_limit_s: the time limit the partition gives to a job that asks for none; None if unknown.
-        choice: why there are as many ranks as there are, where --ranks-per-node auto chose; else "".
     """
 
     configs: list[RunConfig]
@@ -58,7 +53,6 @@ class Plan:
     ticket: SignedTicket | None = None
     is_new: bool = True
     queue_limit_s: int | None = None
-    choice: str = ""
 
     @property
     def name(self) -> str:
@@ -85,7 +79,7 @@ class Plan:
             "runs": f"{len(self.configs)} (seeds {seeds}){self._describe_order()}",
             "ranks": f"{self._describe_place()}, device {first.device}, "
             f"{first.settings['communicator']} communicator, {first.settings['pipeline']} pipeline",
-            "chosen": self.choice,
+            "chosen": self.launch.ranks_choice or "",
             "a run": f"{self.size.epochs} epochs of {steps} steps of {global_batch} samples, "
             f"{first.settings['precision']}, target quality {self.size.target_quality}",
             "time": self._describe_time(),
@@ -193,10 +187,12 @@ def make_plan(args: argparse.Namespace) -> Plan:
     found = find_site(args.site)
     args, choice = with_chosen_ranks(args, found, size, workload=workload, settings=settings)
     launch, device = make_launch(args, found.site)
+    launch = msgspec.structs.replace(launch, ranks_choice=choice)
     if launch.cluster == "allocation":
         check_partition(found.site, args)
     queue_limit_s = check_queue(launch)
     check_counts(launch, num_runs=args.runs, settings=settings)
+    check_device(settings, device)
     if launch.container_image is None:
         check_backends(settings)
     data = open_source(workload, choose_data(args.data, found, workload, size.name), size, num_ranks=launch.num_ranks)
@@ -235,21 +231,20 @@ def make_plan(args: argparse.Namespace) -> Plan:
         site=found,
         ticket=signed,
         queue_limit_s=queue_limit_s,
-        choice=choice,
     )
 
 
 def with_chosen_ranks(
     args: argparse.Namespace, found: FoundSite, size: Size, *, workload: str, settings: dict[str, SettingValue]
-) -> tuple[argparse.Namespace, str]:
-    """The words with a number for --ranks-per-node auto, and why it is that; any other words as they are, and "".
+) -> tuple[argparse.Namespace, str | None]:
+    """The words with a number for --ranks-per-node auto, and why it is that; any other words as they are, and None.
 
     Raises:
         UsageError: nothing can be measured, or the data is not what the size asks for.
         RunError: the ranks of a trial failed.
     """
     if args.ranks_per_node != AUTO:
-        return args, ""
+        return args, None
     check_auto(args)
     chosen = argparse.Namespace(**vars(args))
     if choose_device(args.device)[0] == "cuda":
@@ -343,24 +338,6 @@ def check_batch(settings: Mapping[str, SettingValue], size: Size, num_ranks: int
             f"a global batch of {global_batch} ({settings['batch_size_per_rank']} on each of {num_ranks} ranks) is "
             f"more than the {size.num_train_samples} training samples; lower batch_size_per_rank or --ranks"
         )
-
-
-def check_backends(settings: Mapping[str, SettingValue]) -> None:
-    """Refuse settings whose library is not installed.
-
-    Raises:
-        BackendUnavailableError: says how to get it.
-    """
-    for key in ("communicator", "pipeline"):
-        module, how_to_get = BACKENDS.get(str(settings[key]), ("torch", ""))
-        try:
-            is_installed = importlib.util.find_spec(module) is not None
-        except ModuleNotFoundError:  # the package above it is missing
-            is_installed = False
-        if not is_installed:
-            raise BackendUnavailableError(
-                f"{key} {settings[key]!r} needs {module}, which is not installed here; get it with {how_to_get}"
-            )
 
 
 def open_source(workload: str, path: Path, size: Size, *, num_ranks: int) -> DataSource:

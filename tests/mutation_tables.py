@@ -54,8 +54,8 @@ DESCRIPTIVE: dict[str, str] = {
 }
 OPEN_SETTINGS = {
     "resnet50": (
-        "validation_batch_size momentum weight_decay* label_smoothing crop_* horizontal_flip torch_compile num_workers "
-        "prefetch report_steps checkpoint_every_s"
+        "validation_batch_size momentum weight_decay* label_smoothing crop_* horizontal_flip torch_compile cuda_graphs "
+        "num_workers prefetch report_steps checkpoint_every_s"
     ),
     "hardware": "validation_batch_size num_workers prefetch report_steps checkpoint_every_s",
     "detector at hardware": "validation_batch_size num_workers prefetch report_steps checkpoint_every_s",

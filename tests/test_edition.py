@@ -100,6 +100,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         ("communicator", "mpi", "hardware"),
         ("pipeline", "dali", "hardware"),
         ("torch_compile", True, "system"),
+        ("cuda_graphs", True, "system"),
         ("momentum", 0.9, "free"),
         ("weight_decay", 0.0, "free"),
         ("label_smoothing", 0.0, "free"),

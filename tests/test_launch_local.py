@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_ranks_know_their_place_share_the_cores_and_see_the_callers_variables(
         assert "RANK" not in report["env"]
         assert "MASTER_ADDR" not in report["env"]
     assert len({report["env"]["HPCAI500_RENDEZVOUS"] for report in reports}) == 1
+
+
+@pytest.mark.mpi
+def test_what_a_killed_launch_has_left_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Open MPI's folders lie below one that each launch makes for itself and removes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_ranks("mpi", 1, ["sh", "-c", 'echo "$PMIX_SERVER_TMPDIR"']) == 0
+    assert Path(capfd.readouterr().out.strip()).parent.parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_number_of_threads_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

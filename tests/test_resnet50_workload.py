@@ -19,10 +19,10 @@ from hpcai500.workloads import open_workload
 from hpcai500.workloads.policy import sgd
 
 
-def open_resnet50(size: str = "official", *, num_ranks: int = 1, **overrides: Any) -> Any:
+def open_resnet50(size: str = "official", *, num_ranks: int = 1, device: str = "cpu", **overrides: Any) -> Any:
     settings = load_edition().workload("resnet50").resolve(size, "free", overrides)
     rules = load_edition().workload("resnet50").size("smoke")
-    return open_workload("resnet50", settings, size=rules, num_ranks=num_ranks, device="cpu")
+    return open_workload("resnet50", settings, size=rules, num_ranks=num_ranks, device=device)
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_half_a_cosine() -> None:
@@ -96,7 +96,8 @@ def test_the_loss_is_cross_entropy_with_label_smoothing_as_the_formula_says() ->
 def test_an_evaluation_counts_hits_and_sums_the_loss_without_smoothing() -> None:
     scores = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     evaluation = open_resnet50().begin_evaluation()
-    evaluation.add(FixedScores(scores), batch_of([0, 1, 1]))
+    evaluation.add(FixedScores(scores[:2]), batch_of([0, 1]))
+    evaluation.add(FixedScores(scores[2:]), batch_of([1]))
     counts = evaluation.shard()
     log_p = scores.log_softmax(dim=1)
     assert (counts.samples, counts.counts) == (3, {"correct": [2]})
@@ -122,9 +123,28 @@ def test_bf16_runs_the_model_in_bf16_and_the_loss_in_fp32() -> None:
     assert model[1].weight.grad.dtype == torch.float32
 
 
-def test_fp16_on_a_cpu_is_refused_with_a_way_out() -> None:
-    with pytest.raises(UsageError, match=r"needs a CUDA device.*bf16 or fp32"):
-        open_resnet50(precision="fp16")
+@pytest.mark.parametrize(
+    ("device", "settings", "words"),
+    [
+        ("cpu", {"precision": "fp16"}, r"needs a CUDA device.*bf16 or fp32"),
+        ("cpu", {"torch_compile": True, "cuda_graphs": True}, r"needs a CUDA device.*--set cuda_graphs=false"),
+        ("cuda:0", {"cuda_graphs": True}, r"does nothing with torch_compile = false.*--set torch_compile=true"),
+    ],
+)
+def test_what_the_device_has_not_is_refused_with_a_way_out(device: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_resnet50(device=device, **settings)
+
+
+@pytest.mark.parametrize(("cuda_graphs", "mode"), [(True, "reduce-overhead"), (False, None)])
+def test_cuda_graphs_are_asked_of_the_compiler(
+    cuda_graphs: bool, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr("hpcai500.workloads.resnet50.placed", lambda model, settings, device: model)  # no GPU here
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: told.append(mode))
+    open_resnet50(device="cuda:0", torch_compile=True, cuda_graphs=cuda_graphs).build_model()
+    assert told == [mode]
 
 
 def test_an_unknown_workload_lists_the_known_ones() -> None:

@@ -113,6 +113,14 @@ class Communicator(ABC):
         None on the others. Nothing is pickled, and what arrives are the arrays' bytes alone.
         """
 
+    def start_gather(self, values: np.ndarray) -> Callable[[], np.ndarray | None]:
+        """Begin ``gather_array``; returns what waits for its end and gives its result. Both calls are collective.
+
+        Other calls may come between them. A library that can do nothing meanwhile gathers at once.
+        """
+        gathered = self.gather_array(values)
+        return lambda: gathered
+
     @abstractmethod
     def broadcast(self, obj: T, root: int = 0) -> T:
         """The object of ``root`` on all ranks; what the others pass is ignored."""

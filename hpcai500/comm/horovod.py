@@ -13,6 +13,8 @@ import ctypes
 import importlib
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -154,8 +156,16 @@ class HorovodCommunicator(Communicator):
 
     @collective("gather")
     def gather_array(self, values: np.ndarray) -> np.ndarray | None:
+        return self.start_gather(values)()
+
+    def start_gather(self, values: np.ndarray) -> Callable[[], np.ndarray | None]:
         own = torch.from_numpy(np.array(values, order="C"))
-        gathered = self._hvd.allgather(own[None], name="hpcai500.gather_array")  # Horovod knows no other
+        handle = self._hvd.allgather_async(own[None], name="hpcai500.gather_array")  # Horovod knows no other
+        return partial(self._end_gather, handle)
+
+    @collective("gather")
+    def _end_gather(self, handle: int) -> np.ndarray | None:
+        gathered = self._hvd.synchronize(handle)
         return gathered.numpy() if self.rank == 0 else None
 
     @collective("broadcast")

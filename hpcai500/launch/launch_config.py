@@ -28,6 +28,7 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         cluster: "slurm": submitted to the queue; "local": on this machine; "allocation": in a job that runs already.
+        ranks_choice: why there are so many ranks a node, where --ranks-per-node auto chose them by measuring.
         cpus_per_rank: cores of a rank; None leaves it to the scheduler.
         launcher: what starts the ranks within a job.
         mpi_type: word for ``srun --mpi``.
@@ -60,6 +61,7 @@ class LaunchConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     num_nodes: Positive
     ranks_per_node: Positive
     gpus_per_node: Count
+    ranks_choice: Text | None = None
     cpus_per_rank: Positive | None = None
     launcher: Launcher = "srun"
     mpi_type: Text = "pmix"

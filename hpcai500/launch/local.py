@@ -110,6 +110,9 @@ def run_ranks(comm: str, num_ranks: int, argv: Sequence[str], env: Mapping[str, 
     with tempfile.TemporaryDirectory(prefix="hpcai500-") as folder:
         extra[RENDEZVOUS_VARIABLE] = f"file://{folder}/rendezvous"
         extra[LAST_WORDS_VARIABLE] = f"{folder}/last-words"
+        # Open MPI names its folder by its process's number alone, and refuses to start where one that was killed has
+        # left a folder of the same number ("The PMIx server's listener thread failed to start").
+        extra["PRTE_MCA_prte_tmpdir_base"] = folder
         process = subprocess.Popen(
             [*LEASH, "SIGTERM", *command],
             env={**inherited, **extra, **(env or {})},

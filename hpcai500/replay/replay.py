@@ -168,7 +168,7 @@ class _Replay:
             DataError: the data that is here is another.
             BackendUnavailableError: a library is missing.
         """
-        from hpcai500.plan import check_backends
+        from hpcai500.setting_needs import check_backends
         from hpcai500.workloads import data_module
 
         config, num_ranks = self._stretch.run.config, self._stretch.segment.num_ranks
@@ -194,7 +194,7 @@ class _Replay:
                 f"GPUs only; it needs {num_ranks} and this machine shows {_num_gpus()}"
             )
         if device != config.device:
-            changes |= {"precision": "fp32", "torch_compile": False}
+            changes |= {"precision": "fp32", "torch_compile": False, "cuda_graphs": False}
         settings = {**config.settings, **changes}
         check_backends(settings)
         data = replace(config.data, path=str(path.absolute()))

@@ -18,8 +18,9 @@ from hpcai500.learning_rate import learning_rate
 from hpcai500.models.faster_rcnn import Detections, FasterRCNN, FlopProbe
 from hpcai500.models.faster_rcnn_config import NUM_LEVELS, FasterRCNNConfig
 from hpcai500.pipelines.climate_pipeline import BoxBatch
+from hpcai500.setting_needs import check_device
 from hpcai500.workloads.detection_evaluation import DetectionEvaluation
-from hpcai500.workloads.policy import autocast, check_precision, placed, sgd
+from hpcai500.workloads.policy import autocast, placed, sgd
 from hpcai500.workloads.workload import Evaluation
 
 CANONICAL_LEVEL = 4  # P4, the third (Lin et al. 2017, equation 1)
@@ -31,7 +32,7 @@ class FasterRCNNWorkload:
     """Faster R-CNN with SGD and a warmed-up cosine learning rate."""
 
     def __init__(self, settings: dict[str, Any], *, size: Size, num_ranks: int, device: str) -> None:
-        check_precision(settings, device)
+        check_device(settings, device)
         self.settings = settings
         self.num_classes = size.num_classes
         self.input_shape = (size.input["channels"], size.input["height"], size.input["width"])

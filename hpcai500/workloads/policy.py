@@ -9,22 +9,8 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
-from hpcai500.errors import UsageError
-
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.preserve_format}
-
-
-def check_precision(settings: dict[str, Any], device: str) -> None:
-    """Refuse a precision that the device has not.
-
-    Raises:
-        UsageError: fp16 on a processor.
-    """
-    if settings["precision"] == "fp16" and not device.startswith("cuda"):
-        raise UsageError(
-            f"precision 'fp16' needs a CUDA device and this run uses {device!r}; use --set precision=bf16 or fp32"
-        )
 
 
 def autocast(settings: dict[str, Any], device: str) -> AbstractContextManager[None]:

@@ -132,6 +132,16 @@ def check_gather_array_stacks_arrays_on_rank_0(comm: Communicator) -> None:
         assert np.array_equal(got, np.stack(expected))
 
 
+def check_a_gather_that_was_started_ends_after_other_calls(comm: Communicator) -> None:
+    own = np.array([comm.rank, 7])
+    end = comm.start_gather(own)
+    own[:] = -1  # what was sent is what it was then
+    assert comm.allreduce(np.array(1.0)) == comm.size
+    got = end()
+    assert (got is None) == (comm.rank != 0)
+    assert got is None or np.array_equal(got, [[rank, 7] for rank in range(comm.size)])
+
+
 def check_broadcast_takes_the_object_of_the_root(comm: Communicator) -> None:
     for root in (0, comm.size - 1):
         assert comm.broadcast(["from", comm.rank, None], root=root) == ["from", root, None]

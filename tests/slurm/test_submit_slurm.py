@@ -46,12 +46,30 @@ def first_events(run: Path) -> list[Any]:
     return [entry.value for entry in sorted(entries, key=lambda entry: entry.rank)]
 
 
-def test_two_runs_are_an_array_and_whoever_waits_sees_the_verdict(
-    cluster: RunningCluster, environ: dict[str, str], smoke_data: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "out"
+@pytest.fixture(scope="module")
+def waited(
+    cluster: RunningCluster, environ: dict[str, str], smoke_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two runs on two nodes whose management controllers are programs: node1 draws 201 W, node2 202 W and so on."""
+    home = tmp_path_factory.mktemp("waited")
+    ipmitool = home / "bin/ipmitool"
+    ipmitool.parent.mkdir()
+    reading = "printf '    Instantaneous power reading:    %d Watts\\n' $((200 + ${HOST#node}))"
+    ipmitool.write_text(f"#!/bin/sh\nHOST=$(uname -n)\n{reading}\n")
+    ipmitool.chmod(0o755)
+    site = home / "site.toml"
+    site.write_text(
+        f"exclusive = false\nsetup = ['export PATH={ipmitool.parent}:$PATH']\nipmi_accuracy = 0.03\n", encoding="utf-8"
+    )
     where = ("--nodes", 2, "--ranks-per-node", 1, "--gpus-per-node", 1, "--runs", 2, "--runs-at-once", 1)
-    done = submit(cluster, environ, "--data", smoke_data, "--output", folder, *where, "--time", 10, "--wait")
+    words = ("--data", smoke_data, "--output", home / "out", *where, "--time", 10, "--wait")
+    return home / "out", submit(cluster, environ | {"HPCAI500_SITE": str(site)}, *words)
+
+
+def test_two_runs_are_an_array_and_whoever_waits_sees_the_verdict(
+    waited: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = waited
     logs = "".join(path.read_text() for path in folder.glob("log/slurm-*.out"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     assert re.search(r"run 2: in the queue \(job \d+_1\), waiting for another run of this submission", done.stdout)
@@ -68,6 +86,34 @@ def test_two_runs_are_an_array_and_whoever_waits_sees_the_verdict(
     assert read_launches(folder)[0].job == job[1]
     system = json.loads((folder / "run-1/system.json").read_text())
     assert len(system["nodes"]) == 2
+
+
+def test_the_power_supplies_of_all_nodes_are_read_and_a_meter_may_follow(
+    waited: tuple[Path, subprocess.CompletedProcess[str]], environ: dict[str, str], cluster: RunningCluster
+) -> None:
+    folder, _ = waited
+    opened = first_events(folder / "run-1")
+    hosts = [event.host for event in opened]
+    (told,) = energy_of(folder / "run-1", "ipmi")
+    drawn_w = [200 + int(host.removeprefix("node")) for host in hosts]
+    assert (told["num_nodes"], told["lacks"], told["plugin"]) == (2, [], "ipmitool")
+    assert told["power_w"] == pytest.approx(sum(drawn_w))
+    span_s = told["energy_j"] / told["power_w"]
+    assert told["node_j"] == pytest.approx([min(drawn_w) * span_s, sum(drawn_w) / 2 * span_s, max(drawn_w) * span_s])
+
+    begin_s = opened[0].wall_ns / 1e9 - 60
+    times = [f"{begin_s + number / 10:.1f},{host},250\n" for number in range(6000) for host in hosts]
+    meter = folder.parent / "pdu.csv"
+    meter.write_text("# accuracy: 1 %\ntime,node,power_w\n" + "".join(times))
+    added = cluster.run([sys.executable, "-m", "hpcai500", "meter", str(folder), str(meter)], env=environ)
+    assert added.returncode == 0, added.stdout + added.stderr
+    (told,) = energy_of(folder / "run-1", "meter")
+    assert (told["label"], told["power_w"]) == ("measured", pytest.approx(500))
+    assert verify_submission(folder / "submission.json").findings == []
+
+
+def energy_of(run: Path, source: str) -> list[dict[str, Any]]:
+    return [one for one in json.loads((run / "result.json").read_text())["energy"] if one["source"] == source]
 
 
 @pytest.mark.parametrize(
