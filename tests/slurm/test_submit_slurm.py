@@ -97,9 +97,11 @@ def test_the_power_supplies_of_all_nodes_are_read_and_a_meter_may_follow(
     (told,) = energy_of(folder / "run-1", "ipmi")
     drawn_w = [200 + int(host.removeprefix("node")) for host in hosts]
     assert (told["num_nodes"], told["lacks"], told["plugin"]) == (2, [], "ipmitool")
-    assert told["power_w"] == pytest.approx(sum(drawn_w))
+    # A node's readings are cut at its own clock, which starts and stops some milliseconds beside that of rank 0.
+    assert told["power_w"] == pytest.approx(sum(drawn_w), rel=0.01)
     span_s = told["energy_j"] / told["power_w"]
-    assert told["node_j"] == pytest.approx([min(drawn_w) * span_s, sum(drawn_w) / 2 * span_s, max(drawn_w) * span_s])
+    each_j = [min(drawn_w) * span_s, sum(drawn_w) / 2 * span_s, max(drawn_w) * span_s]
+    assert told["node_j"] == pytest.approx(each_j, rel=0.01)
 
     begin_s = opened[0].wall_ns / 1e9 - 60
     times = [f"{begin_s + number / 10:.1f},{host},250\n" for number in range(6000) for host in hosts]
