@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from report import figure, machine, spread
@@ -67,19 +66,20 @@ class BareLoop:
     """What anybody would write, with the engine's optimizer."""
 
     def __init__(self, pipeline: Pipeline, args: argparse.Namespace) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self.num_epochs = pipeline, 0
         self.model = ResNet50(num_classes=10).to(memory_format=torch.channels_last)
         self.optimizer = open_workload(args).build_optimizer(self.model)
         for group in self.optimizer.param_groups:
             group["lr"] = PEAK_LEARNING_RATE
 
-    def epoch(self, number: int) -> None:
+    def epoch(self) -> None:
         self.model.train()
-        for images, labels, _ in self.pipeline.train_batches(number):
+        for images, labels, _ in self.pipeline.train_batches(self.num_epochs):
             loss = functional.cross_entropy(self.model(images), labels, label_smoothing=0.1)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        self.num_epochs += 1
 
 
 def open_workload(args: argparse.Namespace) -> ResNet50Workload:
@@ -112,7 +112,7 @@ def compare_steps(path: Path, args: argparse.Namespace, folder: Path) -> None:
         order = [("bare", bare.epoch), ("engine", engine._train_epoch)]
         for name, train in order if number % 2 else reversed(order):
             begin_s, processor_begin_s = time.perf_counter(), time.process_time()
-            train(number)
+            train()
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - begin_s) / STEPS)
                 processor_times[name].append((time.process_time() - processor_begin_s) / STEPS)
@@ -140,9 +140,9 @@ def train_two_epochs(args: argparse.Namespace) -> None:
         keep_freed_memory()  # as hpcai500.train does
     with tempfile.TemporaryDirectory() as folder:
         pipeline = open_data(args.data, args)
-        epoch: Any = BareLoop(pipeline, args).epoch if bare else make_engine(pipeline, args, Path(folder))._train_epoch
-        epoch(0)
-        epoch(1)
+        train = BareLoop(pipeline, args).epoch if bare else make_engine(pipeline, args, Path(folder))._train_epoch
+        train()
+        train()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)  # Linux counts in KiB
 
 
