@@ -4,8 +4,8 @@
 
 All benchmarks run in turn, and again in each round, so that what a process or a minute has of its own shows in the
 spread. Within a round each benchmark alternates what it compares. The table is written as JSON, and as reStructuredText
-beside it. Exits with 1 if a benchmark failed; the others are measured all the same. ``python benchmarks/compare.py OLD
-NEW`` says what moved.
+beside it; README shows a part. Exits with 1 if a benchmark failed; the others are measured all the same. ``python
+benchmarks/compare.py OLD NEW`` says what moved.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import time
 from pathlib import Path
 
 from report import FIGURES_VARIABLE
-from table import Table, join, to_rst, write_table
+from table import Table, join, to_rst, with_headlines, write_table
 
 from hpcai500.system import describe_node, describe_software
 
 FOLDER = Path(__file__).parent
+README = FOLDER.parent / "README.rst"
 # The words of each quick form; together they take a quarter of an hour a round on two cores.
 QUICK: dict[str, tuple[str, ...]] = {
     "start_up": ("--repeats", "7"),
@@ -38,7 +39,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "detection_operators": ("--repeats", "5"),
     "detection_evaluation": ("--repeats", "3"),
     "micro": ("--repeats", "2", "--workload", "resnet50", "--size", "mini"),
-    "scaling": ("--repeats", "2"),
+    "scaling": ("--repeats", "1"),
     "collector": ("--quick",),
     "verification": ("--quick",),
     "leaderboard": ("--quick",),
@@ -101,6 +102,8 @@ def main() -> int:
     table = measure(names, args.rounds)
     write_table(args.output, table)
     args.output.with_suffix(".rst").write_text(to_rst(table), encoding="utf-8")
+    if args.output == FOLDER / "table.json":
+        README.write_text(with_headlines(README.read_text(encoding="utf-8"), table), encoding="utf-8")
     if max(table.load) > table.machine["num_cores"]:
         print(f"the machine was not quiet (load {table.load[0]:.1f}, {table.load[1]:.1f}): figures are not to be kept")
     for name, problem in table.failed.items():

@@ -10,6 +10,27 @@ from typing import Any, Literal
 
 import msgspec
 
+# What README tells of the table, and in which words.
+HEADLINES = {
+    (
+        "training_step",
+        "step of 64 x 64, batch 32: engine / bare loop",
+    ): "ResNet-50: the engine / a bare loop",
+    ("detector_step", "step of 16 x 128 x 192, batch 2: engine / bare loop"): "detector: the engine / a bare loop",
+    ("engine_overhead", "engine, ledger and collector, wall time a step"): "engine, ledger and collector, of each step",
+    ("image_pipelines", "torch: rate / plain DataLoader"): "JPEG pipeline / plain DataLoader with Pillow",
+    (
+        "micro",
+        "resnet50, mini, fp32, batch 16: prediction from kernels is off by",
+    ): "a step from its kernels, off by",
+    ("scaling", "2 -> 4 ranks: predicted step is off by"): "a step of twice the ranks, off by",
+    ("collector", "window of 16,384 ranks"): "step times of 16,384 ranks gathered",
+    ("dead_rank", "mpi: from a rank's death to the end of all"): "a rank dies, and all have ended",
+    ("verification", "one small submission, start of Python included"): "a small submission is verified",
+    ("mutation_suite", "mutants that keep the form, rejected"): "forged submissions of right form rejected",
+}
+BEGIN, END = ".. figures of make bench\n", ".. end of figures\n"
+
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One line: what ``report.figure`` was told, with the values of all rounds."""
@@ -108,6 +129,28 @@ def to_rst(table: Table) -> str:
         lines += _row(one.benchmark, one.what, median, _bar(one))
     lines += [f"\n``{name}`` failed: {why}." for name, why in table.failed.items()]
     return "\n".join(lines) + "\n"
+
+
+def with_headlines(readme: str, table: Table) -> str:
+    """README with the figures of HEADLINES between its two marks.
+
+    Raises:
+        ValueError: a mark is not there.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"README.rst has not both marks, {BEGIN.strip()!r} and {END.strip()!r}, for its figures")
+    figures = {(one.benchmark, one.what): one for one in table.figures}
+    rows = [
+        (words, f"{figures[key].median:.3g} {figures[key].unit}".strip(), _bar(figures[key]))
+        for key, words in HEADLINES.items()
+        if key in figures
+    ]
+    widths = [max((len(cell) for cell in column), default=1) for column in zip(*rows, strict=True)]
+    rule = "  ".join("=" * max(1, width) for width in widths)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return before + begin + "\n" + "\n".join([rule, *lines, rule]) + "\n\n" + end + after
 
 
 def _bar(one: Figure) -> str:

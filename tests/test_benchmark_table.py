@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import compare  # noqa: E402
-from table import Figure, Table, join, read_table, to_rst, write_table  # noqa: E402
+from table import BEGIN, END, HEADLINES, Figure, Table, join, read_table, to_rst, with_headlines, write_table  # noqa: E402
 
 TEN = [float(value) for value in range(100, 110)]
 MACHINE = {"processor": "A", "num_cores": 2, "memory_bytes": 2**34, "accelerators": []}
@@ -144,3 +144,22 @@ def test_every_quick_form_is_one_that_its_benchmark_takes() -> None:
             text = script.read_text(encoding="utf-8")
             assert all(f'"{word}"' in text for word in words if word.startswith("--")), name
             assert "figure(" in text, f"{name} tells the table nothing"
+
+
+def test_readme_shows_the_figures_of_the_table_that_is_kept() -> None:
+    readme = (BENCHMARKS.parent / "README.rst").read_text(encoding="utf-8")
+    assert with_headlines(readme, read_table(BENCHMARKS / "table.json")) == readme
+    shown = readme.partition(BEGIN)[2].partition(END)[0]
+    assert all(words in shown for words in HEADLINES.values())
+
+
+def test_readme_keeps_what_is_around_its_figures() -> None:
+    (benchmark, what), words = next(iter(HEADLINES.items()))
+    one = figure(what, TEN, benchmark=benchmark, unit="", bar=2.0)
+    text = with_headlines(f"before\n{BEGIN}old\n{END}after\n", table(one))
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"\n{END}after\n")
+    assert f"{words}  104  at most 2: **missed**" in text
+    assert "old" not in text
+    with pytest.raises(ValueError, match="not both marks"):
+        with_headlines("no marks", table(one))
