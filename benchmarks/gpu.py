@@ -1,6 +1,6 @@
 """What one GPU reaches, in one command: pictures a second with and without real data, the engine's share, the detector.
 
-    python benchmarks/gpu.py [--steps 50] [--repeats 5] [--json FILE]
+    python benchmarks/gpu.py [--batch 256] [--cuda-graphs] [--steps 50] [--repeats 5] [--json FILE]
     python benchmarks/gpu.py --device cpu --tiny        the same code in seconds, for its test; no figure to keep
 
 ResNet-50 v1.5 at 224 x 224, bf16, channels_last: a bare loop on one batch that stays on the device ("synthetic"), the
@@ -61,6 +61,8 @@ def resolve(workload: str, args: argparse.Namespace) -> tuple[Any, dict[str, Any
     name = "smoke" if args.tiny else "official"
     overrides: dict[str, Any] = {"precision": args.precision, "checkpoint_every_s": 0.0}
     overrides["learning_rate_per_256" if workload == "resnet50" else "learning_rate_per_16"] = PEAK_LEARNING_RATE
+    if workload == "resnet50" and args.cuda_graphs:
+        overrides |= {"torch_compile": True, "cuda_graphs": True}
     if args.tiny:
         overrides["batch_size_per_rank"] = TINY_BATCH
     elif workload == "resnet50" and args.batch:
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--batch", type=int, help="pictures a step (default: the official size's)")
+    parser.add_argument("--cuda-graphs", action="store_true", help="compile ResNet-50 and start it as CUDA graphs")
     parser.add_argument("--steps", type=int, default=50, help="of an epoch")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each loop")
     parser.add_argument("--tiny", action="store_true", help="the smoke size: shows that the script works")

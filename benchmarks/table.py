@@ -143,7 +143,7 @@ def with_headlines(readme: str, table: Table) -> str:
         raise ValueError(f"README.rst has not both marks, {BEGIN.strip()!r} and {END.strip()!r}, for its figures")
     figures = {(one.benchmark, one.what): one for one in table.figures}
     rows = [
-        (words, f"{figures[key].median:.3g} {figures[key].unit}".strip(), _bar(figures[key]))
+        (words, f"{figures[key].median:.4g} {figures[key].unit}".strip(), _bar(figures[key]))
         for key, words in HEADLINES.items()
         if key in figures
     ]
