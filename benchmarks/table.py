@@ -16,16 +16,13 @@ HEADLINES = {
         "training_step",
         "step of 64 x 64, batch 32: engine / bare loop",
     ): "ResNet-50: the engine / a bare loop",
-    ("detector_step", "step of 16 x 128 x 192, batch 2: engine / bare loop"): "detector: the engine / a bare loop",
     ("engine_overhead", "engine, ledger and collector, wall time a step"): "engine, ledger and collector, of each step",
     ("image_pipelines", "torch: rate / plain DataLoader"): "JPEG pipeline / plain DataLoader with Pillow",
     (
         "micro",
         "resnet50, mini, fp32, batch 16: prediction from kernels is off by",
     ): "a step from its kernels, off by",
-    ("scaling", "2 -> 4 ranks: predicted step is off by"): "a step of twice the ranks, off by",
     ("collector", "window of 16,384 ranks"): "step times of 16,384 ranks gathered",
-    ("dead_rank", "mpi: from a rank's death to the end of all"): "a rank dies, and all have ended",
     ("verification", "one small submission, start of Python included"): "a small submission is verified",
     ("mutation_suite", "mutants that keep the form, rejected"): "forged submissions of right form rejected",
 }

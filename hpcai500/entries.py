@@ -1,23 +1,25 @@
 """The lines of one rank in a node's ledger, as the checks look at them: kept in memory, or read again at each look.
 
 A run on thousands of ranks has millions of lines, each of which takes a kilobyte as objects. Of such a run only the
-place of each line and the kind of its event are kept, five bytes, and whoever looks at lines has them decoded anew.
+place of each line and the kind of its event are kept, nine bytes, and whoever looks at lines has them decoded anew.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 from hpcai500.errors import RecordError
 from hpcai500.events import EVENTS
-from hpcai500.ledger_reader import Entry, decode_entry, read_whole_lines
+from hpcai500.ledger_reader import Entry, decode_entry
+from hpcai500.plain_files import open_plain
 
 KINDS = {name: number for number, name in enumerate(EVENTS)}
-NUM_NODES_AT_HAND = 4  # ledgers whose lines are in memory at once; the checks go from node to node
+NUM_NODES_AT_HAND = 4  # ledgers that are in memory at once; the checks go from node to node
 
 
 class KeptEntries(list[Entry]):
@@ -37,27 +39,57 @@ class KeptEntries(list[Entry]):
         return self._by_event.get(event, [])
 
 
+class StoredLines:
+    """Where the lines of a node's ledger lie in its file, which must not change from now on.
+
+    Raises:
+        RecordError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._state = path, _state_of(path)
+        self._starts = array("I", [0])  # MAX_NODE_BYTES is far below its 4 GiB
+        content = _read_file(path, self._state)
+        end = content.find(b"\n")
+        while end >= 0:
+            self._starts.append(end + 1)
+            end = content.find(b"\n", end + 1)
+
+    def decode(self, numbers: Iterable[int]) -> list[Entry]:
+        """The events of some lines, numbered from 1.
+
+        Raises:
+            RecordError: the file has changed since it was first read.
+        """
+        if _state_of(self._path) != self._state:
+            raise RecordError(
+                f"ledger {str(self._path)!r} has changed while it was read; verify a copy that nobody writes to"
+            )
+        content, starts = _read_file(self._path, self._state), self._starts
+        return [decode_entry(content[starts[number - 1] : starts[number] - 1], number) for number in numbers]
+
+
 class StoredEntries(Sequence[Entry]):
     """Entries of a rank that stay in the file; looking at one decodes its line.
 
     Args:
-        path: the node's ledger, which must not change meanwhile.
+        lines: of the node's ledger.
     """
 
     is_kept = False
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._state = path, _state_of(path)
-        self._lines = array("I")  # numbers of lines, from 1
+    def __init__(self, lines: StoredLines) -> None:
+        self._lines = lines
+        self._numbers = array("I")  # of lines, from 1
         self._kinds = bytearray()
 
     def append(self, entry: Entry) -> None:
         """Take in the place of one more."""
-        self._lines.append(entry.line)
+        self._numbers.append(entry.line)
         self._kinds.append(KINDS[entry.event])
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._numbers)
 
     @overload
     def __getitem__(self, index: int) -> Entry: ...
@@ -70,24 +102,15 @@ class StoredEntries(Sequence[Entry]):
             RecordError: the file has changed since it was first read.
         """
         if isinstance(index, slice):
-            return self._decode(self._lines[index])
-        return self._decode([self._lines[index]])[0]
+            return self._lines.decode(self._numbers[index])
+        return self._lines.decode([self._numbers[index]])[0]
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._decode(self._lines))
+        return iter(self[:])
 
     def of(self, event: str) -> list[Entry]:
         """Those of one kind of event, in order."""
-        kind = KINDS[event]
-        return self._decode([line for line, one in zip(self._lines, self._kinds, strict=True) if one == kind])
-
-    def _decode(self, numbers: Sequence[int]) -> list[Entry]:
-        if _state_of(self._path) != self._state:
-            raise RecordError(
-                f"ledger {str(self._path)!r} has changed while it was read; verify a copy that nobody writes to"
-            )
-        lines = _read_node(self._path, self._state)
-        return [decode_entry(lines[number - 1], number) for number in numbers]
+        return self._lines.decode(itertools.compress(self._numbers, map(KINDS[event].__eq__, self._kinds)))
 
 
 def _state_of(path: Path) -> tuple[int, int, int]:
@@ -104,9 +127,13 @@ def _state_of(path: Path) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=NUM_NODES_AT_HAND)
-def _read_node(path: Path, state: tuple[int, int, int]) -> list[bytes]:
-    """The lines of a ledger in a state; another state is another entry of the cache."""
-    return read_whole_lines(path)
+def _read_file(path: Path, state: tuple[int, int, int]) -> bytes:
+    """A ledger in a state; another state is another entry of the cache."""
+    try:
+        with open_plain(path) as file:
+            return file.read()
+    except OSError as error:
+        raise RecordError(f"cannot read ledger {str(path)!r} ({error.strerror})") from None
 
 
 Entries = KeptEntries | StoredEntries

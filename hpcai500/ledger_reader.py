@@ -187,15 +187,6 @@ def _check_link(line: Line | _WholeLine, head: ChainHead, place: str) -> Iterato
         yield Finding(rule="ledger.chain", place=place, expected=f"prev {head.sha256}", found=f"prev {line.prev[:100]}")
 
 
-def read_whole_lines(path: str | os.PathLike[str]) -> list[bytes]:
-    """All lines of a ledger without their newlines, those that are cut or are no line of a ledger too.
-
-    Raises:
-        RecordError: the file cannot be read.
-    """
-    return [raw[:-1] for raw in _read_lines(Path(path))]
-
-
 def decode_entry(line: bytes, number: int) -> Entry:
     """The event of a line that ``scan_ledger`` has once found to have one.
 
@@ -203,9 +194,12 @@ def decode_entry(line: bytes, number: int) -> Entry:
         RecordError: it has none.
     """
     try:
-        parsed = WHOLE_LINE.decode(line[max(0, line.rfind(LINE_START)) :])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RecordError(f"line {number} is not one of a ledger") from error
+        parsed = WHOLE_LINE.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        try:  # behind one that was cut
+            parsed = WHOLE_LINE.decode(line[max(0, line.rfind(LINE_START)) :])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RecordError(f"line {number} is not one of a ledger") from error
     return Entry(parsed.rank, parsed.seq, number, parsed.time_ns, parsed.value.EVENT, parsed.value)
 
 

@@ -21,7 +21,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
-from hpcai500.entries import Entries, KeptEntries, StoredEntries
+from hpcai500.entries import Entries, KeptEntries, StoredEntries, StoredLines
 from hpcai500.errors import RecordError
 from hpcai500.events import Checkpoint, EpochPart, Evaluation, EvaluationShard, Event, Resume, RunClose, RunOpen, Window
 from hpcai500.finding import Finding
@@ -36,7 +36,7 @@ MAX_KEPT_BYTES = 128 << 20  # of ledgers whose entries are kept in memory; of la
 MAX_NODE_BYTES = 256 << 20  # of one that is read again, which takes twice as much for a while
 BYTES_OF_A_FINDING = 1000
 BYTES_OF_A_RANK = 2000
-BYTES_OF_A_STORED_LINE = 5
+BYTES_OF_A_STORED_LINE = 9
 EventType = TypeVar("EventType", bound=Event)
 
 
@@ -320,6 +320,7 @@ class _Reader:
         if not self._is_kept and size_bytes > MAX_NODE_BYTES:
             raise RecordError(f"ledger {str(path)!r} has {size_bytes} bytes, and no node's more than {MAX_NODE_BYTES}")
         self._budget.spend(path, 2 * size_bytes if self._is_kept else 0)
+        lines = None if self._is_kept else StoredLines(path)
         entries: dict[int, Entries] = {}
         for item in scan_ledger(path, place=place, heads=self._heads):
             if not isinstance(item, Entry):
@@ -328,7 +329,7 @@ class _Reader:
             elif self._ranks is None or item.rank in self._ranks:
                 of_rank = entries.get(item.rank)
                 if of_rank is None:
-                    of_rank = entries[item.rank] = KeptEntries() if self._is_kept else StoredEntries(path)
+                    of_rank = entries[item.rank] = StoredEntries(lines) if lines else KeptEntries()
                     self._budget.spend(path, BYTES_OF_A_RANK)
                 of_rank.append(item)
                 if not self._is_kept:

@@ -159,7 +159,7 @@ def test_readme_keeps_what_is_around_its_figures() -> None:
     text = with_headlines(f"before\n{BEGIN}old\n{END}after\n", table(one))
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"\n{END}after\n")
-    assert f"{words}  104  at most 2: **missed**" in text
+    assert f"{words}  104.5  at most 2: **missed**" in text
     assert "old" not in text
     with pytest.raises(ValueError, match="not both marks"):
         with_headlines("no marks", table(one))

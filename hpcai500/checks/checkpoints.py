@@ -13,6 +13,8 @@ from hpcai500.events import Checkpoint, EpochPart
 from hpcai500.finding import Finding
 from hpcai500.record import Position, RankLedger
 
+Saved = tuple[int, int, str, str]  # epoch, step, path and digest of a checkpoint
+
 
 def check_positions(case: Case) -> list[Finding]:
     """A checkpoint is of the epoch and step that its rank has just reached."""
@@ -45,8 +47,9 @@ def _check_run(run: RunCase) -> Iterator[Finding]:
     paths: set[str] = set()
     positions: dict[str, tuple[int, int]] = {}  # by content; work that was done again to the bit has the same
     for segment in run.record.segments:
-        told = {ledger.rank: _told(ledger) for ledger in segment.ledgers}
-        longest = max(told.values(), key=len, default=[])
+        alike: dict[tuple[Saved, ...], tuple[Saved, ...]] = {}  # what thousands of ranks tell is kept once
+        told = {ledger.rank: alike.setdefault(saved := _told(ledger), saved) for ledger in segment.ledgers}
+        longest = max(alike, key=len, default=())
         is_cut = segment.number != run.record.segments[-1].number
         for ledger in segment.ledgers:
             mine = told[ledger.rank]
@@ -62,6 +65,6 @@ def _check_run(run: RunCase) -> Iterator[Finding]:
             paths.add(path)
 
 
-def _told(ledger: RankLedger) -> list[tuple[int, int, str, str]]:
+def _told(ledger: RankLedger) -> tuple[Saved, ...]:
     saved = (entry.value for entry in ledger.all_entries_of(Checkpoint))
-    return [(value.epoch, value.step, value.path, value.sha256) for value in saved if isinstance(value, Checkpoint)]
+    return tuple((one.epoch, one.step, one.path, one.sha256) for one in saved if isinstance(one, Checkpoint))

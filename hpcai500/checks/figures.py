@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -51,39 +52,50 @@ def check_quality(case: Case) -> list[Finding]:
     """Every evaluation is the sum of its shards, and its quality and loss follow from its counts and curves."""
     findings, quality = [], quality_named(case.workload.quality)
     for run in case.completed:
-        shards: dict[int, list[EvaluationShard]] = {}
+        totals: dict[int, ShardTotal] = {}
         for ledger in run.record.ledgers:
             for shard in ledger.values(EvaluationShard):
-                shards.setdefault(shard.epoch, []).append(shard)
+                totals.setdefault(shard.epoch, ShardTotal()).add(shard)
         for root, evaluation in ((ledger, value) for ledger in run.record.roots for value in ledger.values(Evaluation)):
-            parts = shards.get(evaluation.epoch, [])
-            samples, counts = sum(part.samples for part in parts), _sum_counts(parts)
-            losses = [part.loss_sum for part in parts if part.loss_sum is not None]
+            total = totals.get(evaluation.epoch, ShardTotal())
+            samples, counts = total.samples, total.counts
             place = f"{root.rank_place}.evaluation[{evaluation.epoch}]"
             problems = quality.problems(samples, counts, evaluation.curves, case.size.num_classes)
             findings += [Finding("figures.quality", place, wanted, found) for wanted, found in problems]
-            if 0 < len(losses) < len(parts):
-                found = f"those of {len(losses)} of {len(parts)}"
+            if 0 < total.num_losses < total.num_shards:
+                found = f"those of {total.num_losses} of {total.num_shards}"
                 findings.append(Finding("figures.quality", place, "loss_sum of all shards or of none", found))
             expected = msgspec.structs.replace(
                 evaluation,
                 samples=samples,
                 counts=counts,
                 quality=0.0 if problems else quality.compute(samples, counts, evaluation.curves),
-                loss=sum(losses) / samples if samples and len(losses) == len(parts) else None,
+                loss=total.loss_sum / samples if samples and total.num_losses == total.num_shards else None,
             )
             findings += _compare("figures.quality", place, expected, evaluation)
     return findings
 
 
-def _sum_counts(parts: list[EvaluationShard]) -> dict[str, list[int]]:
-    """The counts of all shards together; shards whose numbers differ in shape have findings of their own."""
-    total: dict[str, list[int]] = {}
-    for part in parts:
-        for name, numbers in part.counts.items():
-            before = total.get(name, [0] * len(numbers))
-            total[name] = [one + other for one, other in zip(before, numbers, strict=False)]
-    return total
+@dataclass
+class ShardTotal:
+    """The shards of one evaluation together; those whose counts differ in shape have findings of their own."""
+
+    num_shards: int = 0
+    samples: int = 0
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    num_losses: int = 0
+    loss_sum: float = 0.0
+
+    def add(self, shard: EvaluationShard) -> None:
+        """Count one more in."""
+        self.num_shards += 1
+        self.samples += shard.samples
+        for name, numbers in shard.counts.items():
+            before = self.counts.get(name, [0] * len(numbers))
+            self.counts[name] = [one + other for one, other in zip(before, numbers, strict=False)]
+        if shard.loss_sum is not None:
+            self.num_losses += 1
+            self.loss_sum += shard.loss_sum
 
 
 def check_result(case: Case) -> list[Finding]:
