@@ -97,6 +97,17 @@ def test_one_rank_that_ends_badly_ends_all(comm: str, how: str, tmp_path: Path) 
     wait_for(lambda: not any(map(is_alive, pids)))
 
 
+def test_a_rank_with_a_bug_says_so_and_ends_whatever_threads_it_has() -> None:
+    program = (
+        "import threading, time; from hpcai500.comm.communicator import run_rank;"
+        "threading.Thread(target=time.sleep, args=(300,)).start(); run_rank(lambda: 1 // 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert done.stderr.endswith("ZeroDivisionError: integer division or modulo by zero\n")
+
+
 def test_an_unknown_communicator_is_refused_and_the_known_ones_listed() -> None:
     with pytest.raises(UnknownNameError, match=r"'horovood' \(did you mean 'horovod'\?\); known: horovod, mpi, serial"):
         open_communicator("horovood")

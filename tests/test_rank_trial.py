@@ -69,6 +69,8 @@ def test_the_plan_says_what_was_measured_and_takes_the_fastest(
     assert all(config.num_ranks == plan.launch.num_ranks for config in plan.configs)
     described = " ".join(plan.describe().split())
     assert f"chosen: {plan.launch.num_ranks} rank" in described
+    assert plan.launch.ranks_choice is not None
+    assert plan.launch.ranks_choice.startswith(f"{plan.launch.num_ranks} rank")  # launch.json keeps it
     assert all(f"{rate:.4g}" in described for rate in rates.values())
 
 

@@ -158,6 +158,11 @@ def test_a_plan_with_too_few_runs_says_so(smoke_data: Path) -> None:
         (["--ranks", 2, "--set", "communicator=serial"], "needs a communicator that joins ranks"),
         (["--level", "hardware", "--set", "momentum=0.9"], "hardware level forbids these settings: momentum = 0.9"),
         (["--level", "hardware", "--set", "momentum=0.9"], "free level allows a change"),
+        (
+            ["--set", "precision=fp16", "--device", "cpu"],
+            "precision 'fp16' needs a CUDA device and this run uses 'cpu'",
+        ),
+        (["--set", "cuda_graphs=true", "--device", "cpu"], "cuda_graphs needs a CUDA device and this run uses 'cpu'"),
         (["--size", "mini"], "holds 128 training samples and size 'mini' needs"),
         (["--size", "official"], "comes from 'generated' and size 'official' takes imagenet"),
         (["--data", "nothing.h5"], "'nothing.h5' does not exist; prepare it with `hpcai500 data prepare`"),

@@ -207,6 +207,22 @@ def test_ledgers_too_large_for_memory_are_judged_as_others(
     assert kept.valid == (change is break_nothing)
 
 
+def test_of_ledgers_too_large_for_memory_too_an_event_behind_a_cut_line_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_submission(tmp_path)
+    ledger = tmp_path / "run-1/ledger/node-00000.jsonl"
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    lines[3] = b'{"rank":1,"seq":9,"tim' + lines[3]
+    ledger.write_bytes(b"".join(lines))
+    [kept] = read_segments(tmp_path / "run-1", place="")
+    monkeypatch.setattr("hpcai500.record.MAX_KEPT_BYTES", 0)
+    [stored] = read_segments(tmp_path / "run-1", place="")
+    assert [finding.rule for finding in stored.findings] == ["ledger.torn"]
+    assert [list(one.entries) for one in stored.ledgers] == [list(one.entries) for one in kept.ledgers]
+    assert [one.values(Window) for one in stored.ledgers] == [one.values(Window) for one in kept.ledgers]
+
+
 def test_a_ledger_that_changes_while_it_is_judged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forger = Forger(record_submission(tmp_path))
     monkeypatch.setattr("hpcai500.record.MAX_KEPT_BYTES", 0)
