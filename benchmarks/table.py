@@ -123,7 +123,7 @@ def to_rst(table: Table) -> str:
     for one in table.figures:
         low, high = one.box
         median = f"{one.median:.4g} ({low:.4g} .. {high:.4g}) {one.unit}".rstrip()
-        lines += _row(one.benchmark, one.what, median, _bar(one))
+        lines += _row(one.benchmark, one.what.replace("--", r"\-\-"), median, _bar(one))  # else a dash
     lines += [f"\n``{name}`` failed: {why}." for name, why in table.failed.items()]
     return "\n".join(lines) + "\n"
 
