@@ -12,16 +12,10 @@ import msgspec
 
 # What README tells of the table, and in which words.
 HEADLINES = {
-    (
-        "training_step",
-        "step of 64 x 64, batch 32: engine / bare loop",
-    ): "ResNet-50: the engine / a bare loop",
+    ("training_step", "step of 64 x 64, batch 32: engine / bare loop"): "ResNet-50: the engine / a bare loop",
     ("engine_overhead", "engine, ledger and collector, wall time a step"): "engine, ledger and collector, of each step",
     ("image_pipelines", "torch: rate / plain DataLoader"): "JPEG pipeline / plain DataLoader with Pillow",
-    (
-        "micro",
-        "resnet50, mini, fp32, batch 16: prediction from kernels is off by",
-    ): "a step from its kernels, off by",
+    ("micro", "resnet50, mini, fp32, batch 16: prediction from kernels is off by"): "a step from its kernels, off by",
     ("collector", "window of 16,384 ranks"): "step times of 16,384 ranks gathered",
     ("verification", "one small submission, start of Python included"): "a small submission is verified",
     ("mutation_suite", "mutants that keep the form, rejected"): "forged submissions of right form rejected",
@@ -144,8 +138,8 @@ def with_headlines(readme: str, table: Table) -> str:
         for key, words in HEADLINES.items()
         if key in figures
     ]
-    widths = [max((len(cell) for cell in column), default=1) for column in zip(*rows, strict=True)]
-    rule = "  ".join("=" * max(1, width) for width in widths)
+    widths = [max(1, *map(len, column)) for column in zip(*rows, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return before + begin + "\n" + "\n".join([rule, *lines, rule]) + "\n\n" + end + after
 
